@@ -1,0 +1,1 @@
+"""Experiments: arms x seeds, contrasts of their updates, and the report."""

@@ -1,0 +1,1 @@
+"""One training run: a recipe in, checkpoints and metrics out."""

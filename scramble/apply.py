@@ -1,0 +1,100 @@
+"""Scramble a checkpoint: draw group elements, act on the tensors that carry their axes, show equivalence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import scramble
+from scramble.checkpoints import PARTIAL, open_checkpoint, staging
+from scramble.errors import NotEquivalentError, SymmetryError
+from scramble.manifest import (
+    ELEMENTS,
+    MANIFEST,
+    Manifest,
+    Scramble,
+    Source,
+    actions,
+    draw_steps,
+    has_manifest,
+    read_manifest,
+    write_elements,
+)
+from scramble.rewrite import rewrite
+from scramble.selection import DEFAULT_SYMMETRIES, requests
+from scramble.symmetries import symmetry
+from scramble.verify import certify
+
+Report = Callable[[str], None]
+
+
+def apply(
+    source: Path,
+    target: Path,
+    *,
+    layers: str | None = None,
+    symmetries: Sequence[str] = DEFAULT_SYMMETRIES,
+    seed: int = 0,
+    check: bool = True,
+    force: bool = False,
+    full_hash: bool = False,
+    report: Report = lambda message: None,
+) -> Manifest:
+    """Write a scrambled copy of a checkpoint.
+
+    Every name, shape and dtype stays. The copy is verified before it gets its name; if it is not
+    equivalent, or anything else goes wrong, nothing is written. The source is only read.
+
+    Args:
+        layers: `20,25`, `4-8`, `-1`, `all`; a symmetry's own `layers=` overrides it.
+        symmetries: `NAME[:option=value,layers=...]`, applied in order.
+        seed: names the draw; the same (seed, symmetry, layer, head) draws the same element.
+        check: verify what was written (algebra and storage).
+        force: replace an existing target.
+        full_hash: record a hash of every byte of the source, not only of the touched tensors.
+
+    Raises:
+        ScrambleError: see `scramble.errors`; the message is one line.
+    """
+    checkpoint = open_checkpoint(source)
+    architecture = checkpoint.architecture
+    chosen = []
+    for name, options, numbers in requests(symmetries, layers, architecture.layers):
+        drawn = symmetry(name, options)
+        for layer in numbers:
+            if reason := drawn.forbidden(architecture, layer):
+                raise SymmetryError(f"{name} does not exist in layer {layer} of this {architecture.family.name}: {reason}")
+        chosen.append((drawn, numbers))
+
+    earlier, elements = (), dict[str, object]()
+    if has_manifest(source):
+        before, kept = read_manifest(source)
+        earlier, elements = before.scrambles, dict(kept)
+    steps, stored = draw_steps(architecture, chosen, seed, str(len(earlier)))
+    touched = actions(architecture, checkpoint.tensors, steps, stored)
+
+    with staging(target, force=force) as stage:
+        report(f"writing {len(touched)} touched tensors of {len(checkpoint.tensors)}")
+        records = rewrite(checkpoint, stage, touched)
+        write_elements(stage.folder / ELEMENTS, elements | stored)
+        stage.sync()
+        done = Scramble(
+            version=scramble.__version__,
+            source=Source(
+                path=str(source),
+                hash=checkpoint.hash(touched, full=full_hash),
+                hash_kind="full" if full_hash else "touched",
+            ),
+            steps=tuple(steps),
+            tensors=records,
+        )
+        if check:
+            report("verifying")
+            written = open_checkpoint(stage.folder, shard_suffix=PARTIAL, described_by=source)
+            done.equivalence = certify(checkpoint, written, touched)
+            if done.equivalence.verdict != "equivalent":
+                raise NotEquivalentError(f"{target}: not equivalent to {source}, nothing was written: {done.equivalence}")
+        manifest = Manifest(family=architecture.family.name, scrambles=(*earlier, done))
+        stage.write(MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
+        stage.commit()
+    return manifest

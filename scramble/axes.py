@@ -1,0 +1,144 @@
+"""Named axes: the notation in which a family says which tensor carries which axis.
+
+The notation extends einops. `"(kv_head group qk) hidden"` is a matrix whose rows are the product of three
+axes, the last running fastest. `+` is a direct sum of unequal parts, which einops cannot say:
+`"(kv_head (group qk + qk + v)) hidden"` is a fused projection, head after head.
+
+A layout opens a stored array into *views*, one for each summand, whose dimensions are single named axes.
+A group element acts on such a view and need not know how the tensor was flattened.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Sizes = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Axis:
+    name: str
+
+    def size(self, sizes: Sizes) -> int:
+        return sizes[self.name]
+
+
+@dataclass(frozen=True)
+class Product:
+    parts: tuple[Axis | Product | Sum, ...]
+
+    def size(self, sizes: Sizes) -> int:
+        return math.prod(part.size(sizes) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Sum:
+    parts: tuple[Axis | Product | Sum, ...]
+
+    def size(self, sizes: Sizes) -> int:
+        return sum(part.size(sizes) for part in self.parts)
+
+
+Term = Axis | Product | Sum
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The dimensions of one tensor, each a term over named axes.
+
+    >>> layout = parse("hidden (head v)")
+    >>> layout.shape({"hidden": 6, "head": 2, "v": 4})
+    (6, 8)
+    """
+
+    text: str
+    dims: tuple[Term, ...]
+
+    @property
+    def axes(self) -> frozenset[str]:
+        return frozenset(re.findall(r"\w+", self.text))
+
+    def shape(self, sizes: Sizes) -> tuple[int, ...]:
+        return tuple(dim.size(sizes) for dim in self.dims)
+
+    def views(self, array: Array, sizes: Sizes) -> Iterator[tuple[tuple[str, ...], Array]]:
+        """Yield `(axis names, view)` for every summand. Writing to a view writes to `array`.
+
+        Raises:
+            ValueError: the array does not have the layout's shape.
+        """
+        if array.shape != self.shape(sizes):
+            raise ValueError(f"'{self.text}' is {self.shape(sizes)}, but the array is {array.shape}")
+        yield from _open(array, (), self.dims, sizes)
+
+
+def _open(
+    view: Array, names: tuple[str, ...], terms: tuple[Term, ...], sizes: Sizes
+) -> Iterator[tuple[tuple[str, ...], Array]]:
+    """Dimensions of `view` are the `names` already opened, then the `terms` still closed."""
+    if not terms:
+        yield names, view
+        return
+    head, rest, at = terms[0], terms[1:], len(names)
+    if isinstance(head, Axis):
+        yield from _open(view, (*names, head.name), rest, sizes)
+    elif isinstance(head, Product):
+        split = tuple(part.size(sizes) for part in head.parts)
+        opened = view.reshape(*view.shape[:at], *split, *view.shape[at + 1 :])
+        yield from _open(opened, names, (*head.parts, *rest), sizes)
+    else:
+        start = 0
+        for part in head.parts:
+            stop = start + part.size(sizes)
+            yield from _open(view[(slice(None),) * at + (slice(start, stop),)], names, (part, *rest), sizes)
+            start = stop
+
+
+@cache
+def parse(text: str) -> Layout:
+    """Read a layout.
+
+    Raises:
+        ValueError: the text is not in the notation; the message shows it.
+    """
+    if re.sub(r"[\w\s()+]", "", text):
+        raise ValueError(f"layout '{text}': only names, spaces, parentheses and + are allowed")
+    tokens = re.findall(r"\w+|[()+]", text)
+    dims, end = _sequence(tokens, 0, text)
+    if end != len(tokens):
+        raise ValueError(f"layout '{text}': unexpected '{tokens[end]}'")
+    return Layout(text, dims)
+
+
+def _sequence(tokens: list[str], at: int, text: str) -> tuple[tuple[Term, ...], int]:
+    terms: list[Term] = []
+    while at < len(tokens) and tokens[at] not in ")+":
+        if tokens[at] == "(":
+            term, at = _group(tokens, at + 1, text)
+            terms.append(term)
+        else:
+            terms.append(Axis(tokens[at]))
+            at += 1
+    return tuple(terms), at
+
+
+def _group(tokens: list[str], at: int, text: str) -> tuple[Term, int]:
+    summands: list[Term] = []
+    while True:
+        parts, at = _sequence(tokens, at, text)
+        if not parts:
+            raise ValueError(f"layout '{text}': an empty group or summand")
+        summands.append(parts[0] if len(parts) == 1 else Product(parts))
+        if at == len(tokens):
+            raise ValueError(f"layout '{text}': a parenthesis is not closed")
+        at += 1
+        if tokens[at - 1] == ")":
+            return (summands[0] if len(summands) == 1 else Sum(tuple(summands))), at

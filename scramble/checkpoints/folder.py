@@ -1,0 +1,128 @@
+"""A Hugging Face checkpoint folder, opened for reading: config, shards, tensors by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from scramble.axes import Array
+from scramble.checkpoints.shard import Shard, TensorEntry, read_shard
+from scramble.checkpoints.storage import STORAGES, Storage
+from scramble.errors import CheckpointError
+from scramble.families import Architecture, architecture
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose headers are read and checked; tensors are mapped when asked for."""
+
+    folder: Path
+    config: dict[str, Any]
+    shards: tuple[Shard, ...]
+
+    @cached_property
+    def tensors(self) -> dict[str, TensorEntry]:
+        return {name: entry for shard in self.shards for name, entry in shard.tensors.items()}
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """The family's table, checked against the tensors that are here.
+
+        Raises:
+            UnknownFamilyError: no such family, or a tensor that does not fit its table.
+        """
+        found = architecture(self.config)
+        found.check({name: entry.shape for name, entry in self.tensors.items()})
+        return found
+
+    def words(self, name: str) -> Array:
+        """Stored words of a tensor, a read-only memory map."""
+        return self.tensors[name].words()
+
+    def storage(self, name: str) -> Storage:
+        return STORAGES[self.tensors[name].dtype]
+
+    def tensor_hash(self, name: str) -> str:
+        return hashlib.sha256(self.words(name)).hexdigest()
+
+    def hash(self, touched: Iterable[str] = (), *, full: bool = False) -> str:
+        """Digest of config, headers and sizes, and of the bytes of the `touched` tensors or of every file."""
+        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+        for shard in self.shards:
+            digest.update(f"{shard.path.name} {shard.size}".encode())
+            digest.update(shard.header)
+            if full:
+                with shard.path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+        for name in () if full else sorted(touched):
+            digest.update(self.tensor_hash(name).encode())
+        return digest.hexdigest()
+
+
+def open_checkpoint(folder: Path, *, shard_suffix: str = "", described_by: Path | None = None) -> Checkpoint:
+    """Open a folder for reading.
+
+    Args:
+        shard_suffix: what stands behind the names of shards (staging folders carry one).
+        described_by: where `config.json` and the index are, if not in the folder.
+
+    Raises:
+        CheckpointError: missing, damaged, stored as pickles, or an index that leaves the folder.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder")
+    config = _read_json((described_by or folder) / "config.json")
+    paths = [folder / (name + shard_suffix) for name in shard_names(described_by or folder)]
+    checkpoint = Checkpoint(folder, config, tuple(read_shard(path) for path in paths))
+    if len(checkpoint.tensors) != sum(len(shard.tensors) for shard in checkpoint.shards):
+        raise CheckpointError(f"{folder}: two shards hold a tensor of the same name")
+    if not checkpoint.tensors:
+        raise CheckpointError(f"{folder}: no tensors")
+    return checkpoint
+
+
+def shard_names(folder: Path) -> list[str]:
+    """File names of the shards, from the index or the single file."""
+    if not (folder / INDEX).exists():
+        if (folder / SINGLE).exists():
+            return [SINGLE]
+        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+        if pickles:
+            raise CheckpointError(
+                f"{folder}: only pickled weights ({pickles[0]}), which are never read; "
+                "convert them to safetensors first"
+            )
+        raise CheckpointError(f"{folder}: neither {SINGLE} nor {INDEX} is there")
+    weight_map = _read_json(folder / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{folder / INDEX}: no weight_map")
+    names = sorted(set(map(str, weight_map.values())))
+    for name in names:
+        if PurePosixPath(name).name != name or "\\" in name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"{folder / INDEX}: names '{name}', which is not a safetensors file of the folder")
+    for name in names:
+        held = read_shard(folder / name).tensors
+        if lost := [tensor for tensor, file in weight_map.items() if file == name and tensor not in held]:
+            raise CheckpointError(f"{folder / name}: the index puts '{lost[0]}' here, but the shard lacks it")
+    return names
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: not a JSON object")
+    return content

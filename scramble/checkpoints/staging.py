@@ -1,0 +1,153 @@
+"""Writing a folder so that it appears whole or not at all.
+
+Everything is written to a hidden folder beside the target and renamed once. Shards in it end in `.partial`
+and `config.json` comes last, so that what an interrupted call leaves is no model to any loader. The next
+call for the same target clears it away; a lock tells it from a call that is still running.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from scramble.errors import TargetError
+
+PARTIAL = ".partial"
+_FICLONE = 0x40049409
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+class Staging:
+    """A folder in the making; `commit` gives it the target's name."""
+
+    def __init__(self, folder: Path, target: Path, force: bool) -> None:
+        self.folder, self.target, self._force = folder, target, force
+
+    def copy(self, source: Path, name: str) -> Path:
+        """Copy a file with the kernel's own copy, sharing blocks where the file system can."""
+        path = self.folder / name
+        with source.open("rb") as reader, path.open("xb") as writer:
+            _kernel_copy(reader.fileno(), writer.fileno())
+        return path
+
+    def write(self, name: str, content: bytes) -> None:
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+
+    def overwrite(self, name: str, start: int, content: memoryview) -> None:
+        """Replace a byte range of a file that has been copied."""
+        descriptor = os.open(self.folder / name, os.O_WRONLY)
+        try:
+            while content:
+                written = os.pwrite(descriptor, content, start)
+                start, content = start + written, content[written:]
+        finally:
+            os.close(descriptor)
+
+    def commit(self) -> None:
+        """Take the `.partial` off every name, flush to disk, and rename the folder to the target."""
+        self.sync()
+        partials = sorted(self.folder.rglob("*" + PARTIAL), key=lambda path: path.name == "config.json" + PARTIAL)
+        for path in partials:
+            path.rename(path.with_name(path.name.removesuffix(PARTIAL)))
+        _sync(self.folder)
+        if self._force and self.target.exists():
+            _exchange(self.folder, self.target)
+            shutil.rmtree(self.folder)
+        else:
+            self.folder.rename(self.target)
+        _sync(self.target.parent)
+
+    def sync(self) -> None:
+        """Flush every file; a full disk shows here at the latest."""
+        for path in self.folder.rglob("*"):
+            if path.is_file():
+                _sync(path)
+
+
+@contextmanager
+def staging(target: Path, *, force: bool = False) -> Iterator[Staging]:
+    """Make a folder that replaces nothing until `commit`; without a commit nothing is left behind.
+
+    Raises:
+        TargetError: the target exists (and not `force`), is being written by another call, the disk is
+            full, or the parent folder cannot be written.
+    """
+    if target.exists() and not force:
+        raise TargetError(f"{target}: exists already; remove it, give another --out, or use --force")
+    if target.exists() and not target.is_dir():
+        raise TargetError(f"{target}: is a file; --force replaces folders only")
+    if not target.parent.is_dir():
+        raise TargetError(f"{target.parent}: no such folder to write {target.name} in")
+    folder = target.with_name(f".{target.name}{PARTIAL}")
+    try:
+        with _locked(folder):
+            try:
+                for leftover in folder.iterdir():
+                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                yield Staging(folder, target, force)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise TargetError(f"{target.parent}: the disk is full; nothing was written") from None
+        raise TargetError(f"{error.filename or target}: {error.strerror}; nothing was written") from None
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Make a folder and hold its lock, which dies with the process."""
+    folder.mkdir(exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not folder.exists() or not os.path.samestat(folder.stat(), os.fstat(descriptor)):
+            raise BlockingIOError
+        yield
+    except BlockingIOError:
+        raise TargetError(f"{folder}: another call is writing here now") from None
+    finally:
+        os.close(descriptor)
+
+
+def _kernel_copy(source: int, target: int) -> None:
+    with suppress(OSError):
+        fcntl.ioctl(target, _FICLONE, source)
+        return
+    left = os.fstat(source).st_size
+    try:
+        while left:
+            copied = os.copy_file_range(source, target, left)
+            if not copied:
+                break
+            left -= copied
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+        while os.sendfile(target, source, os.lseek(target, 0, os.SEEK_CUR), 1 << 30):
+            pass
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Swap two names in one step (renameat2, Linux 3.15 on)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    done = libc.renameat2(
+        _AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), ctypes.c_uint(_RENAME_EXCHANGE)
+    )
+    if done != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(old))

@@ -1,0 +1,94 @@
+"""Stored dtypes: how a tensor's bytes stand for numbers, and the one rounding back.
+
+Words are the stored form: uint16 for bf16, floats for the others. Decoding to float64 is exact. Encoding
+rounds once, to nearest, ties to even; going through float32 would round twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Float64, UInt16
+
+from scramble.axes import Array
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A floating dtype of the safetensors format.
+
+    Attributes:
+        name: as in a safetensors header.
+        word: numpy dtype of the stored words.
+        digits: significand bits, the leading one included (24 for float32).
+        smallest: exponent of the smallest normal number.
+        decode: words to float64, exactly.
+        encode: float64 to words, rounded once.
+    """
+
+    name: str
+    word: np.dtype[np.generic]
+    digits: int
+    smallest: int
+    decode: Callable[[Array], Float64[np.ndarray, "..."]]
+    encode: Callable[[Float64[np.ndarray, "..."]], Array]
+
+    def ulp(self, values: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
+        """The distance between a value and its next neighbour away from zero."""
+        exponent = np.maximum(np.frexp(values)[1] - 1, self.smallest)
+        spacing: Float64[np.ndarray, "..."] = np.ldexp(1.0, exponent - (self.digits - 1))
+        return spacing
+
+
+def bf16_to_float32(words: UInt16[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
+    """Exact: bf16 is the upper half of a float32."""
+    return (words.astype(np.uint32) << 16).view(np.float32)
+
+
+def float32_to_bf16(values: Float32[np.ndarray, "..."]) -> UInt16[np.ndarray, "..."]:
+    """Round to nearest, ties to even; NaN stays NaN."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    rounded = (bits + (0x7FFF + ((bits >> 16) & 1)).astype(np.uint32)) >> 16
+    words = rounded.astype(np.uint16)
+    nan = np.isnan(values)
+    if nan.any():
+        words[nan] = 0x7FC0
+    return words
+
+
+def _float64_to_bf16(values: Float64[np.ndarray, "..."]) -> UInt16[np.ndarray, "..."]:
+    # Round to odd at 24 bits keeps the sticky bit, so the second rounding is exact (Boldo, Melquiond 2008).
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)
+    bits = single.view(np.uint32)
+    inexact = np.isfinite(values) & (single != values)
+    away = inexact & (np.abs(single.astype(np.float64)) > np.abs(values))
+    return float32_to_bf16(((bits - away) | inexact).astype(np.uint32).view(np.float32))
+
+
+def _ieee(dtype: str) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+    def encode(values: Array) -> Array:
+        with np.errstate(over="ignore"):
+            return values.astype(dtype)
+
+    return lambda words: words.astype(np.float64), encode
+
+
+STORAGES: dict[str, Storage] = {
+    storage.name: storage
+    for storage in (
+        Storage(
+            "BF16",
+            np.dtype("<u2"),
+            8,
+            -126,
+            lambda words: bf16_to_float32(words).astype(np.float64),
+            _float64_to_bf16,
+        ),
+        Storage("F16", np.dtype("<f2"), 11, -14, *_ieee("<f2")),
+        Storage("F32", np.dtype("<f4"), 24, -126, *_ieee("<f4")),
+        Storage("F64", np.dtype("<f8"), 53, -1022, *_ieee("<f8")),
+    )
+}

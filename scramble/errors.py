@@ -1,0 +1,49 @@
+"""One class a cause. The command prints the message as one line and exits 2."""
+
+
+class ScrambleError(Exception):
+    """Something the caller gave cannot be used; the message says what, where, and what to do."""
+
+
+class CheckpointError(ScrambleError):
+    """A checkpoint folder is missing a file, is damaged, or is stored in a way that is refused."""
+
+
+class UnknownFamilyError(ScrambleError):
+    """No table describes this architecture, or the checkpoint does not fit its table."""
+
+
+class SymmetryError(ScrambleError):
+    """A symmetry that does not exist, or that the architecture forbids."""
+
+
+class SelectionError(ScrambleError):
+    """A layer, seed, symmetry or run that was asked for cannot be read or does not exist."""
+
+
+class ManifestError(ScrambleError):
+    """`scramble.json` or the stored group elements are missing, damaged, or do not fit the checkpoint."""
+
+
+class TargetError(ScrambleError):
+    """The output folder exists, is in use, or cannot be written."""
+
+
+class MismatchError(ScrambleError):
+    """Two checkpoints that should hold the same tensors do not."""
+
+
+class NotEquivalentError(ScrambleError):
+    """A scramble did not keep the function; nothing was written."""
+
+
+class UndecidedError(ScrambleError):
+    """Equivalence could not be measured on this machine."""
+
+
+class RecipeError(ScrambleError):
+    """A recipe or an experiment file has a wrong value or an unknown key."""
+
+
+class MissingDependencyError(ScrambleError):
+    """An optional package is needed for this command."""

@@ -1,0 +1,81 @@
+"""The parts that decoder families share, as tables: a family is a union of parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scramble.errors import UnknownFamilyError
+from scramble.families.family import Config, Constraint, Table
+
+ATTENTION: Table = {
+    "self_attn.q_proj.weight": "(kv_head group qk) hidden",
+    "self_attn.k_proj.weight": "(kv_head qk) hidden",
+    "self_attn.v_proj.weight": "(kv_head v) hidden",
+    "self_attn.o_proj.weight": "hidden (kv_head group v)",
+}
+QKV_BIAS: Table = {
+    "self_attn.q_proj.bias": "(kv_head group qk)",
+    "self_attn.k_proj.bias": "(kv_head qk)",
+    "self_attn.v_proj.bias": "(kv_head v)",
+}
+O_BIAS: Table = {"self_attn.o_proj.bias": "hidden"}
+QK_NORM: Table = {"self_attn.q_norm.weight": "qk", "self_attn.k_norm.weight": "qk"}
+GATED_MLP: Table = {
+    "mlp.gate_proj.weight": "neuron hidden",
+    "mlp.up_proj.weight": "neuron hidden",
+    "mlp.down_proj.weight": "hidden neuron",
+}
+GATED_MLP_BIAS: Table = {
+    "mlp.gate_proj.bias": "neuron",
+    "mlp.up_proj.bias": "neuron",
+    "mlp.down_proj.bias": "hidden",
+}
+PRE_NORMS: Table = {"input_layernorm.weight": "hidden", "post_attention_layernorm.weight": "hidden"}
+# Older conversions store the rotary frequencies, one for each plane of the `qk` axis; they never move.
+ROTARY_BUFFER: Table = {"self_attn.rotary_emb.inv_freq": "plane"}
+OUTSIDE: Table = {
+    "model.embed_tokens.weight": "vocab hidden",
+    "model.norm.weight": "hidden",
+    "lm_head.weight": "vocab hidden",
+}
+
+
+def outside(config: Config) -> Table:
+    return OUTSIDE
+
+
+def sizes(
+    config: Config, *, kv_heads: int | None = None, head_dim: int | None = None
+) -> dict[str, Any]:
+    """Axis lengths from the usual config keys.
+
+    `head_dim` is read from the config first: it need not be hidden / heads (Qwen3). The keyword values are
+    the family's own defaults for keys that `config.json` may leave out.
+    """
+    heads = config["num_attention_heads"]
+    kv_heads = config.get("num_key_value_heads") or kv_heads or heads
+    if heads % kv_heads:
+        raise UnknownFamilyError(f"config.json: {heads} query heads do not divide into {kv_heads} KV heads")
+    head_dim = config.get("head_dim") or head_dim or config["hidden_size"] // heads
+    return {
+        "kv_head": kv_heads,
+        "group": heads // kv_heads,
+        "qk": head_dim,
+        "v": head_dim,
+        "plane": head_dim // 2,
+        "hidden": config["hidden_size"],
+        "neuron": config["intermediate_size"],
+        "vocab": config["vocab_size"],
+    }
+
+
+def rope(config: Config) -> tuple[Constraint, ...]:
+    return (Constraint("rope", "qk", "rotary positions act on pairs of the qk axis"),)
+
+
+def optional(config: Config) -> frozenset[str]:
+    return frozenset({"self_attn.rotary_emb.inv_freq"} | ({"lm_head.weight"} if tied(config) else set()))
+
+
+def tied(config: Config) -> bool:
+    return bool(config.get("tie_word_embeddings", False))

@@ -1,0 +1,20 @@
+"""Mistral: Llama's layout without biases; the config may give a head_dim of its own (Nemo, Small)."""
+
+from functools import partial
+
+from scramble.families import decoder
+from scramble.families.family import Config, Family, Table
+
+
+def _table(config: Config, layer: int) -> Table:
+    return {**decoder.ATTENTION, **decoder.GATED_MLP, **decoder.PRE_NORMS, **decoder.ROTARY_BUFFER}
+
+
+MISTRAL = Family(
+    name="mistral",
+    sizes=partial(decoder.sizes, kv_heads=8),
+    table=_table,
+    outside=decoder.outside,
+    optional=decoder.optional,
+    constraints=decoder.rope,
+)

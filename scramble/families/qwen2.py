@@ -1,0 +1,20 @@
+"""Qwen 2 and 2.5 (DeepSeek-R1-Distill-Qwen): biases on q, k and v, none on the output projection."""
+
+from functools import partial
+
+from scramble.families import decoder
+from scramble.families.family import Config, Family, Table
+
+
+def _table(config: Config, layer: int) -> Table:
+    return {**decoder.ATTENTION, **decoder.QKV_BIAS, **decoder.GATED_MLP, **decoder.PRE_NORMS}
+
+
+QWEN2 = Family(
+    name="qwen2",
+    sizes=partial(decoder.sizes, kv_heads=32),
+    table=_table,
+    outside=decoder.outside,
+    optional=decoder.optional,
+    constraints=decoder.rope,
+)

@@ -1,0 +1,214 @@
+"""`scramble.json`: what was done to a checkpoint, and the group elements that undo it.
+
+The stored elements are the record, not the seed: an inverse never depends on a generator's version. They
+lie in a folder of their own, because loaders take every safetensors file beside a single-file model for
+weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from scramble.axes import Layout
+from scramble.checkpoints import Checkpoint
+from scramble.errors import ManifestError
+from scramble.families import Architecture
+from scramble.symmetries import KINDS, Element, Symmetry
+
+MANIFEST = "scramble.json"
+ELEMENTS = "scramble/elements.safetensors"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ElementRecord(_Record):
+    """One stored element; `key` names its tensor in the elements file."""
+
+    key: str
+    kind: Literal["rotation", "permutation"]
+    axis: str
+    over: tuple[str, ...]
+
+
+class Step(_Record):
+    """One symmetry in one layer; its elements act in order."""
+
+    symmetry: str
+    options: dict[str, Any]
+    layer: int
+    seed: int
+    group: str
+    elements: tuple[ElementRecord, ...]
+
+
+class TouchedTensor(_Record):
+    """A tensor that changed: sha256 of its bytes, stored dtype, and `||rounded - exact|| / ||exact||`."""
+
+    before: str
+    after: str
+    dtype: str
+    rounding_error: float
+
+
+class Source(_Record):
+    """The checkpoint that was scrambled. `hash` covers headers, sizes and touched tensors, or every byte."""
+
+    path: str
+    hash: str
+    hash_kind: Literal["touched", "full"]
+
+
+class Equivalence(_Record):
+    """The verdict of the two checks (`scramble.verify`); `None` where a check did not run."""
+
+    verdict: Literal["equivalent", "not equivalent"]
+    algebra_error: float | None
+    algebra_bound: float | None
+    storage_error: float
+    noise_floor: float
+    arithmetic: str
+    tokens: int
+
+
+class Scramble(_Record):
+    """One call of `apply`."""
+
+    version: str
+    source: Source
+    steps: tuple[Step, ...]
+    tensors: dict[str, TouchedTensor]
+    equivalence: Equivalence | None = None
+
+
+class Manifest(_Record):
+    """Everything that was applied, oldest first."""
+
+    format: Literal[1] = 1
+    family: str
+    scrambles: tuple[Scramble, ...]
+
+    @property
+    def steps(self) -> list[Step]:
+        return [step for scramble in self.scrambles for step in scramble.steps]
+
+    @property
+    def layers(self) -> list[int]:
+        return sorted({step.layer for step in self.steps})
+
+
+Elements = Mapping[str, "np.ndarray[Any, np.dtype[Any]]"]
+
+
+def has_manifest(folder: Path) -> bool:
+    return (folder / MANIFEST).exists()
+
+
+def read_manifest(folder: Path) -> tuple[Manifest, Elements]:
+    """The manifest of a scrambled checkpoint and its elements.
+
+    Raises:
+        ManifestError: missing, damaged, or an element that is not in its group.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+        elements = load_file(folder / ELEMENTS)
+    except FileNotFoundError as error:
+        raise ManifestError(f"{error.filename or folder / ELEMENTS}: missing; not a scrambled checkpoint?") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ManifestError(f"{folder / MANIFEST}: {where}: {first['msg']}") from None
+    except SafetensorError as error:
+        raise ManifestError(f"{folder / ELEMENTS}: {error}") from None
+    for step in manifest.steps:
+        for record in step.elements:
+            if record.key not in elements:
+                raise ManifestError(f"{folder / ELEMENTS}: no element '{record.key}'")
+            if fault := _element(record, elements).fault():
+                raise ManifestError(f"{folder / ELEMENTS}: '{record.key}' is {fault}")
+    return manifest, elements
+
+
+def write_elements(path: Path, elements: Elements) -> None:
+    from safetensors.numpy import save_file
+
+    path.parent.mkdir(exist_ok=True)
+    save_file(dict(elements), path, metadata={"format": "pt"})
+
+
+def draw_steps(
+    architecture: Architecture, requests: Sequence[tuple[Symmetry, Sequence[int]]], seed: int, prefix: str
+) -> tuple[list[Step], dict[str, np.ndarray[Any, np.dtype[Any]]]]:
+    """Draw every requested symmetry for its layers; keys of the elements begin with `prefix`."""
+    steps, stored = [], {}
+    for place, (symmetry, layers) in enumerate(requests):
+        for layer in layers:
+            records = []
+            for element in symmetry.draw(architecture.sizes, seed, layer):
+                key = f"{prefix}.{place}.{symmetry.name}.{layer}.{element.axis}"
+                stored[key] = element.data
+                records.append(
+                    ElementRecord(key=key, kind=element.kind, axis=element.axis, over=element.over)
+                )
+            steps.append(
+                Step(
+                    symmetry=symmetry.name,
+                    options=symmetry.model_dump(),
+                    layer=layer,
+                    seed=seed,
+                    group=symmetry.group(architecture.sizes),
+                    elements=tuple(records),
+                )
+            )
+    return steps, stored
+
+
+def _element(record: ElementRecord, elements: Elements) -> Element:
+    return KINDS[record.kind](record.axis, record.over, elements[record.key])
+
+
+def actions(
+    architecture: Architecture, names: Iterator[str] | Sequence[str], steps: Sequence[Step], elements: Elements
+) -> dict[str, tuple[Layout, list[Element]]]:
+    """For every tensor that the steps touch: its layout and the elements that act on it, in order."""
+    present, touched = set(names), dict[str, tuple[Layout, list[Element]]]()
+    for step in steps:
+        layouts = architecture.layer_layouts(step.layer)
+        for record in step.elements:
+            element = _element(record, elements)
+            for name, layout in layouts.items():
+                if element.axis in layout.axes and name in present:
+                    touched.setdefault(name, (layout, []))[1].append(element)
+    return touched
+
+
+def inverse_actions(
+    touched: Mapping[str, tuple[Layout, list[Element]]],
+) -> dict[str, tuple[Layout, list[Element]]]:
+    """What undoes `actions`: inverses in reverse order."""
+    return {
+        name: (layout, [element.inverse() for element in reversed(elements)])
+        for name, (layout, elements) in touched.items()
+    }
+
+
+def check_source(manifest: Manifest, base: Checkpoint) -> None:
+    """Refuse a base that is not the checkpoint that was scrambled first.
+
+    Raises:
+        ManifestError: the hash of `base` is not the recorded one.
+    """
+    first = manifest.scrambles[0]
+    found = base.hash(first.tensors, full=first.source.hash_kind == "full")
+    if found != first.source.hash:
+        raise ManifestError(f"{base.folder}: not the checkpoint that was scrambled ({first.source.path})")

@@ -1,0 +1,131 @@
+"""Group elements, and their action on a named axis.
+
+An element acts on one axis. It may be one element for each position of other axes (`over`): a rotation of
+`v` over `kv_head` is a stack of matrices, one a KV head. Elements act on views whose dimensions are named
+axes (`scramble.axes`), so one action serves every tensor that carries the axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from scramble.axes import Array, Layout, Sizes
+
+
+class Element(Protocol):
+    """An element of a group that acts on `axis`, one for each position of the axes `over`."""
+
+    kind: ClassVar[str]
+    exact: ClassVar[bool]
+
+    @property
+    def axis(self) -> str: ...
+
+    @property
+    def over(self) -> tuple[str, ...]: ...
+
+    @property
+    def data(self) -> Array: ...
+
+    def inverse(self) -> Element: ...
+
+    def act(self, view: Array, names: tuple[str, ...]) -> Array:
+        """The image of a view whose dimensions are `names`; same shape."""
+        ...
+
+    def fault(self) -> str | None:
+        """Why the data are not an element of the group, or None."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Rotation:
+    """`x'[.., i] = sum_j matrix[.., i, j] x[.., j]`, with orthogonal matrices. Acts on float64 only."""
+
+    axis: str
+    over: tuple[str, ...]
+    data: Float64[np.ndarray, "*over n n"]
+    kind: ClassVar[str] = "rotation"
+    exact: ClassVar[bool] = False
+
+    def inverse(self) -> Rotation:
+        return Rotation(self.axis, self.over, np.ascontiguousarray(self.data.swapaxes(-1, -2)))
+
+    def act(self, view: Array, names: tuple[str, ...]) -> Array:
+        stack = len(self.over)
+        moved = _over_first(view, names, self.over, self.axis)
+        rows = moved.reshape(*moved.shape[:stack], -1, moved.shape[-1])
+        turned = (rows @ self.data.swapaxes(-1, -2)).reshape(moved.shape)
+        return _back(turned, names, self.over, self.axis)
+
+    def fault(self) -> str | None:
+        if self.data.dtype != np.float64 or self.data.ndim < 2 or self.data.shape[-1] != self.data.shape[-2]:
+            return f"not a stack of square float64 matrices but {self.data.dtype} {self.data.shape}"
+        gap = np.abs(self.data @ self.data.swapaxes(-1, -2) - np.eye(self.data.shape[-1])).max()
+        return None if gap < 1e-12 else f"not orthogonal: |R R^T - 1| reaches {gap:.1e}"
+
+
+@dataclass(frozen=True, eq=False)
+class Permutation:
+    """`x'[.., i] = x[.., data[.., i]]`. Moves stored words, so it is exact in every dtype."""
+
+    axis: str
+    over: tuple[str, ...]
+    data: Int64[np.ndarray, "*over n"]
+    kind: ClassVar[str] = "permutation"
+    exact: ClassVar[bool] = True
+
+    def inverse(self) -> Permutation:
+        return Permutation(self.axis, self.over, np.argsort(self.data, axis=-1))
+
+    def act(self, view: Array, names: tuple[str, ...]) -> Array:
+        moved = _over_first(view, names, self.over, self.axis)
+        between = (1,) * (moved.ndim - self.data.ndim)
+        index = self.data.reshape(*self.data.shape[:-1], *between, self.data.shape[-1])
+        return _back(np.take_along_axis(moved, index, axis=-1), names, self.over, self.axis)
+
+    def fault(self) -> str | None:
+        if self.data.dtype != np.int64 or self.data.ndim < 1:
+            return f"not int64 indices but {self.data.dtype} {self.data.shape}"
+        if (np.sort(self.data, axis=-1) != np.arange(self.data.shape[-1])).any():
+            return "not a permutation"
+        return None
+
+
+KINDS: dict[str, type[Rotation] | type[Permutation]] = {kind.kind: kind for kind in (Rotation, Permutation)}
+
+
+def _order(names: tuple[str, ...], over: tuple[str, ...], axis: str) -> list[int]:
+    rest = [name for name in names if name not in over and name != axis]
+    return [names.index(name) for name in (*over, *rest, axis)]
+
+
+def _over_first(view: Array, names: tuple[str, ...], over: tuple[str, ...], axis: str) -> Array:
+    return view.transpose(_order(names, over, axis))
+
+
+def _back(moved: Array, names: tuple[str, ...], over: tuple[str, ...], axis: str) -> Array:
+    return moved.transpose(np.argsort(_order(names, over, axis)))
+
+
+def act(array: Array, layout: Layout, sizes: Sizes, elements: Sequence[Element]) -> Array:
+    """A copy of `array` with the elements applied, the first one first.
+
+    Raises:
+        ValueError: the shape is not the layout's, or a summand carries an element's axis without the axes
+            that the element is indexed by.
+    """
+    image = np.array(array, order="C")
+    for element in elements:
+        for names, view in layout.views(image, sizes):
+            if element.axis not in names:
+                continue
+            if missing := set(element.over) - set(names):
+                raise ValueError(f"'{layout.text}' carries {element.axis} without {sorted(missing)}")
+            view[...] = element.act(view, names)
+    return image

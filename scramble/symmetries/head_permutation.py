@@ -1,0 +1,64 @@
+"""Head permutation: KV heads trade places, each with its query heads; query heads trade inside a group.
+
+Every tensor that carries `kv_head` moves along, so q, k, v and the output projection cannot disagree.
+(arXiv 2511.08567, section 4.3 and appendix D; the paper permutes KV heads only.)
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Int64
+
+from scramble.axes import Sizes
+from scramble.symmetries.draws import generator
+from scramble.symmetries.elements import Element, Permutation
+from scramble.symmetries.symmetry import Symmetry
+
+
+class HeadPermutation(Symmetry):
+    """Permutations drawn uniformly from those that are not the identity (with three heads, one in six is).
+
+    Attributes:
+        kv_heads: permute KV heads.
+        groups: permute the query heads of each KV head.
+    """
+
+    kv_heads: bool = True
+    groups: bool = True
+
+    name: ClassVar[str] = "head-permutation"
+    axes: ClassVar[tuple[str, ...]] = ("kv_head", "group")
+    forbidding: ClassVar[Mapping[str, str]] = {
+        "alibi": "each head's slope is a constant of the architecture and cannot move"
+    }
+
+    def group(self, sizes: Sizes) -> str:
+        factors = [f"S({sizes['group']})^{sizes['kv_head']}"] * self.groups
+        return " x ".join(factors + [f"S({sizes['kv_head']})"] * self.kv_heads)
+
+    def trivial(self, sizes: Sizes) -> str | None:
+        if (self.kv_heads and sizes["kv_head"] > 1) or (self.groups and sizes["group"] > 1):
+            return None
+        return f"nothing to permute: {sizes['kv_head']} KV head(s) with {sizes['group']} query head(s) each"
+
+    def draw(self, sizes: Sizes, seed: int, layer: int) -> tuple[Element, ...]:
+        elements: list[Element] = []
+        if self.groups and sizes["group"] > 1:
+            rows = [
+                permutation(sizes["group"], generator(seed, self.name, layer, "group", head))
+                for head in range(sizes["kv_head"])
+            ]
+            elements.append(Permutation("group", ("kv_head",), np.stack(rows)))
+        if self.kv_heads and sizes["kv_head"] > 1:
+            rng = generator(seed, self.name, layer, "kv_head")
+            elements.append(Permutation("kv_head", (), permutation(sizes["kv_head"], rng)))
+        return tuple(elements)
+
+
+def permutation(n: int, rng: np.random.Generator) -> Int64[np.ndarray, " n"]:
+    """A uniform draw from the permutations of n > 1 things other than the identity."""
+    while True:
+        drawn = rng.permutation(n).astype(np.int64)
+        if (drawn != np.arange(n)).any():
+            return drawn
