@@ -8,7 +8,8 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -61,6 +62,18 @@ def _global(
 def reporter(quiet: bool) -> Callable[[str], None]:
     """Where progress goes: standard error, or nowhere."""
     return (lambda message: None) if quiet else (lambda message: typer.echo(message, err=True))
+
+
+@contextmanager
+def counter(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar with time left on standard error; yields `advance(done, total)`."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def emit(rows: Sequence[Row], meta: Mapping[str, Any], format: Format) -> None:

@@ -1,0 +1,218 @@
+"""`scramble experiment plan|run|contrast|report` and `scramble demo`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scramble.cli import Format, FormatOption, QuietOption, counter, emit, reporter
+from scramble.errors import ScrambleError
+
+if TYPE_CHECKING:
+    from interventions.contrast import Contrasts
+    from interventions.experiment import Experiment, PlannedRun
+
+experiment = typer.Typer(help="Arms x seeds: plan, run, contrast, report.", no_args_is_help=True)
+
+ExperimentArgument = Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="An experiment (YAML).")]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="The folder that holds runs and results.")]
+LanesOption = Annotated[
+    int | None, typer.Option(min=1, help="Runs side by side; by default one a GPU, else one a core.")
+]
+DEFAULT_OUT = Path("runs-out")
+
+
+def commands(app: typer.Typer) -> None:
+    app.add_typer(experiment, name="experiment")
+    app.command()(demo)
+
+
+@experiment.command()
+def plan(
+    path: ExperimentArgument,
+    out: OutOption = DEFAULT_OUT,
+    format: FormatOption = Format.table,
+    quiet: QuietOption = False,
+) -> None:
+    """The runs, what they cost, and which are finished. Writes nothing."""
+    from interventions.experiment import plan as planned
+    from interventions.experiment import read_experiment
+
+    read = read_experiment(path)
+    runs = planned(read, out)
+    emit([_row(run, _seconds(runs)) for run in runs], {"experiment": read.name, "base": read.base}, format)
+
+
+def _row(run: PlannedRun, typical: float | None) -> dict[str, Any]:
+    algorithm = run.recipe.algorithm
+    seconds = run.folder.record.get("seconds") if run.folder and run.status == "finished" else typical
+    return {
+        "arm": run.arm,
+        "seed": run.seed,
+        "status": run.status,
+        "steps": run.recipe.steps,
+        "rollouts": run.recipe.steps * algorithm.prompts * algorithm.generations,
+        "seconds": seconds,
+        "disk_gb": _disk(run),
+        "run": str(run.folder.path) if run.folder else None,
+    }
+
+
+def _seconds(runs: Sequence[PlannedRun]) -> float | None:
+    """What a finished run took, as an estimate for the others."""
+    known = [run.folder.record.get("seconds") for run in runs if run.folder and run.status == "finished"]
+    return sorted(known)[len(known) // 2] if known else None
+
+
+def _disk(run: PlannedRun) -> float:
+    """Gigabytes of checkpoints: two bytes a weight, and four for float32."""
+    import math
+
+    from scramble.checkpoints import locate, open_checkpoint
+
+    start = run.start if run.start.exists() else locate(run.recipe.model) if Path(run.recipe.model).exists() else None
+    if start is None:
+        return float("nan")
+    weights = sum(math.prod(entry.shape) for entry in open_checkpoint(start).tensors.values())
+    kept = {*run.recipe.save_steps, *run.recipe.fp32_steps, run.recipe.steps}
+    return weights * (2 * len(kept) + 4 * len(set(run.recipe.fp32_steps))) / 1e9
+
+
+@experiment.command()
+def run(
+    path: ExperimentArgument,
+    out: OutOption = DEFAULT_OUT,
+    lanes: LanesOption = None,
+    format: FormatOption = Format.table,
+    quiet: QuietOption = False,
+) -> None:
+    """Train what is missing. Finished runs are never run again."""
+    from interventions.experiment import read_experiment
+
+    read = read_experiment(path)
+    runs = _train(read, out, lanes, quiet)
+    emit([_row(one, None) for one in runs], {"experiment": read.name}, format)
+
+
+@experiment.command()
+def contrast(
+    path: ExperimentArgument,
+    out: OutOption = DEFAULT_OUT,
+    format: FormatOption = Format.table,
+    quiet: QuietOption = False,
+) -> None:
+    """Compare the updates of the finished runs: by layer and treatment, raw and aligned."""
+    from interventions.experiment import read_experiment
+    from scramble.updates.cli import records
+
+    read = read_experiment(path)
+    found = _contrast(read, _planned(read, out), out, quiet)
+    emit(records(found.by_treatment), {"experiment": read.name, "tables": str(_results(read, out))}, format)
+
+
+@experiment.command()
+def report(
+    path: ExperimentArgument,
+    out: OutOption = DEFAULT_OUT,
+    format: FormatOption = Format.table,
+    quiet: QuietOption = False,
+) -> None:
+    """Write the report: one self-contained page, its figures, and the tables as CSV."""
+    from interventions.experiment import read_experiment
+
+    read = read_experiment(path)
+    runs = _planned(read, out)
+    _report(read, runs, _contrast(read, runs, out, quiet), out, format)
+
+
+def demo(
+    smoke: Annotated[bool, typer.Option(help="A few steps and three runs: checks the plumbing only.")] = False,
+    model: Annotated[str | None, typer.Option(help="A local model in place of SmolLM2-135M.")] = None,
+    out: OutOption = DEFAULT_OUT,
+    lanes: LanesOption = None,
+    format: FormatOption = Format.table,
+    quiet: QuietOption = False,
+) -> None:
+    """The whole experiment on a real 135M model: scramble two layers, train four runs, report. About 10 minutes."""
+    from interventions.demo import demo_experiment
+
+    read = demo_experiment(model, smoke=smoke, report=reporter(quiet))
+    runs = _train(read, out, lanes, quiet)
+    _report(read, runs, _contrast(read, runs, out, quiet), out, format)
+
+
+def _planned(read: Experiment, out: Path) -> list[PlannedRun]:
+    from interventions.experiment import plan as planned
+
+    return planned(read, out)
+
+
+def _results(read: Experiment, out: Path) -> Path:
+    return out / read.name
+
+
+def _train(read: Experiment, out: Path, count: int | None, quiet: bool) -> list[PlannedRun]:
+    from interventions.experiment import prepare
+    from interventions.lanes import execute, lanes
+
+    runs = prepare(read, out, reporter(quiet))
+    missing = [one for one in runs if one.status != "finished"]
+    reporter(quiet)(f"{len(runs) - len(missing)} of {len(runs)} runs are finished")
+    if missing:
+        with _bars(missing, quiet) as progress:
+            failed = execute(missing, out, lanes(len(missing), count), progress)
+        if failed:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+            raise ScrambleError(f"{len(failed)} of {len(missing)} runs failed: {reasons}")
+    return runs
+
+
+def _contrast(read: Experiment, runs: Sequence[PlannedRun], out: Path, quiet: bool) -> Contrasts:
+    from interventions.contrast import contrast_once
+
+    with counter("comparing tensors", quiet) as progress:
+        return contrast_once(read, runs, _results(read, out), progress)
+
+
+def _report(
+    read: Experiment, runs: Sequence[PlannedRun], contrasts: Contrasts, out: Path, format: Format
+) -> None:
+    from interventions.report import write_report
+    from interventions.verdict import verdict
+
+    page = write_report(read, runs, contrasts, _results(read, out))
+    lines = verdict(contrasts.by_treatment, read.base_arm, [arm for arm in read.arms if arm != read.base_arm])
+    rows = [{"verdict": line} for line in lines]
+    notes = {"notes": " ".join(read.notes)} if read.notes else {}
+    emit(rows, {"report": str(page), "tables": str(page.parent / "*.csv")} | notes, format)
+
+
+@contextmanager
+def _bars(runs: Sequence[PlannedRun], quiet: bool) -> Iterator[Callable[[PlannedRun, int, dict[str, Any]], None]]:
+    """A bar a run, with its reward and the time left, on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[reward]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bars:
+        tasks = {
+            one.name: bars.add_task(one.name, total=one.recipe.steps, reward="waiting", start=False)
+            for one in runs
+        }
+
+        def progress(one: PlannedRun, step: int, metrics: dict[str, Any]) -> None:
+            bars.start_task(tasks[one.name])
+            reward = f"reward {metrics['reward']:.2f}" if metrics else "starting"
+            bars.update(tasks[one.name], completed=step, reward=reward)
+
+        yield progress

@@ -1,0 +1,172 @@
+"""An experiment: a base, arms, replicates and one recipe. YAML, unknown keys refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from runs.folder import RunFolder, run_folder
+from runs.recipe import Recipe, parse, read_yaml
+from scramble.apply import apply
+from scramble.checkpoints import locate, open_checkpoint
+from scramble.errors import RecipeError
+from scramble.manifest import has_manifest, read_manifest
+
+
+class Arm(BaseModel):
+    """What is done to the base before training.
+
+    Attributes:
+        scrambles: `NAME:layers=20,25`, as on the command line; none for the base arm.
+        scramble_seed: names the draw.
+        seeds: in place of the experiment's.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scrambles: tuple[str, ...] = ()
+    scramble_seed: int = 0
+    seeds: tuple[int, ...] | None = None
+
+
+class Experiment(BaseModel):
+    """Arms x seeds of one recipe.
+
+    Attributes:
+        base: the checkpoint that every arm starts from, a folder or hub id.
+        arms: name to arm; a plain list is an arm's scrambles. One arm must be the base itself.
+        seeds: replicates; contrasts pair runs with different seeds.
+        recipe: a recipe without `model`, `seed` and `name`.
+        notes: sentences that the report repeats.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    base: str
+    arms: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], Arm]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    recipe: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _lists_are_scrambles(cls, arms: Any) -> Any:
+        if not isinstance(arms, dict):
+            return arms
+        return {name: {"scrambles": arm} if isinstance(arm, list) else arm for name, arm in arms.items()}
+
+    @model_validator(mode="after")
+    def _one_base_arm(self) -> Experiment:
+        if sum(not arm.scrambles for arm in self.arms.values()) != 1:
+            raise ValueError("arms: exactly one arm must have no scrambles, to compare with")
+        for name, arm in self.arms.items():
+            seeds = arm.seeds or self.seeds
+            if len(set(seeds)) != len(seeds):
+                raise ValueError(f"arms.{name}: a seed is listed twice")
+        return self
+
+    @property
+    def base_arm(self) -> str:
+        return next(name for name, arm in self.arms.items() if not arm.scrambles)
+
+    def recipe_for(self, arm: str, seed: int, model: str) -> Recipe:
+        """The full recipe of one run.
+
+        Raises:
+            RecipeError: the recipe has a wrong value, or sets a key that the experiment sets.
+        """
+        if own := {"model", "seed", "name"} & self.recipe.keys():
+            raise RecipeError(f"{self.name}: recipe.{sorted(own)[0]}: the experiment sets this")
+        content = self.recipe | {"model": model, "seed": seed, "name": f"{self.name}-{arm}-seed{seed}"}
+        return parse(Recipe, content, f"{self.name}: recipe")
+
+
+def read_experiment(path: Path, **overrides: object) -> Experiment:
+    """Read an experiment; `overrides` that are not None replace keys at the top.
+
+    Raises:
+        RecipeError: a wrong value or an unknown key, here or in the recipe.
+    """
+    content = read_yaml(path) | {key: value for key, value in overrides.items() if value is not None}
+    experiment = parse(Experiment, content, str(path))
+    experiment.recipe_for(experiment.base_arm, experiment.seeds[0], experiment.base)
+    return experiment
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of an experiment. `folder` is None while its start has not been written."""
+
+    arm: str
+    seed: int
+    recipe: Recipe
+    start: Path
+    folder: RunFolder | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm} seed {self.seed}"
+
+    @property
+    def status(self) -> str:
+        return self.folder.status if self.folder else "missing"
+
+
+def start_folder(experiment: Experiment, arm: str, out: Path, base_hash: str) -> Path:
+    """Where an arm's start is: the base itself, or `out/starts/<arm>-<hash of base and scrambles>`."""
+    setting = experiment.arms[arm]
+    if not setting.scrambles:
+        return locate(experiment.base)
+    decided = json.dumps([base_hash, setting.scrambles, setting.scramble_seed])
+    return out / "starts" / f"{arm}-{hashlib.sha256(decided.encode()).hexdigest()[:12]}"
+
+
+def plan(experiment: Experiment, out: Path) -> list[PlannedRun]:
+    """Every run, arm by arm; nothing is written."""
+    base_hash = open_checkpoint(locate(experiment.base)).hash(full=True)
+    runs = []
+    for name, arm in experiment.arms.items():
+        start = start_folder(experiment, name, out, base_hash)
+        digest = open_checkpoint(start).hash(full=True) if start.exists() else None
+        for seed in arm.seeds or experiment.seeds:
+            recipe = experiment.recipe_for(name, seed, str(start))
+            folder = run_folder(out, recipe, digest) if digest else None
+            runs.append(PlannedRun(name, seed, recipe, start, folder))
+    return runs
+
+
+def prepare(experiment: Experiment, out: Path, report: Any = lambda message: None) -> list[PlannedRun]:
+    """Write the scrambled starts that are missing, each verified, and plan."""
+    base = locate(experiment.base)
+    base_hash = open_checkpoint(base).hash(full=True)
+    (out / "starts").mkdir(parents=True, exist_ok=True)
+    for name, arm in experiment.arms.items():
+        start = start_folder(experiment, name, out, base_hash)
+        if not start.exists():
+            report(f"scrambling the start of arm '{name}'")
+            apply(base, start, symmetries=arm.scrambles, seed=arm.scramble_seed, full_hash=True, report=report)
+    return plan(experiment, out)
+
+
+def treatments(starts: Sequence[Path]) -> dict[str, str]:
+    """Tensor name to the symmetries that acted on it in any arm, joined by ` + `."""
+    found: dict[str, list[str]] = {}
+    for start in starts:
+        if not has_manifest(start):
+            continue
+        manifest, _ = read_manifest(start)
+        architecture = open_checkpoint(start).architecture
+        for step in manifest.steps:
+            for record in step.elements:
+                for name, _ in architecture.carriers(step.layer, record.axis):
+                    names = found.setdefault(name, [])
+                    if step.symmetry not in names:
+                        names.append(step.symmetry)
+    return {name: " + ".join(names) for name, names in found.items()}

@@ -1,0 +1,92 @@
+"""The collapse figure: overlap against layer, treated layers marked, baselines in the same axes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from interventions.contrast import OUTSIDE, UNTREATED
+
+# Okabe and Ito's palette, readable for colour-blind readers; markers tell the lines apart in print.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+_STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "scramble"}
+_TITLES = {"raw": "raw: as stored", "aligned": "aligned: scramble undone before comparing"}
+
+
+def collapse(by_layer: pd.DataFrame, modules: Sequence[str]) -> Figure:
+    """One row of axes a module, raw left and aligned right.
+
+    Solid lines are contrasts between runs with different seeds; points are means over pairs, bars intervals
+    where runs were resampled. The dotted line of the same colour is what magnitudes and bf16 rounding
+    predict for that contrast, the grey dashed line is chance.
+    """
+    data = by_layer[(by_layer["treatment"] != OUTSIDE) & ~by_layer["same_seed"].astype(bool)]
+    contrasts = list(dict.fromkeys(data["contrast"]))
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(10, 0.9 + 2.3 * len(modules)), layout="constrained")
+        axes = figure.subplots(len(modules), 2, sharex=True, sharey=True, squeeze=False)
+        for row, module in zip(axes, modules, strict=True):
+            for ax, frame in zip(row, ("raw", "aligned"), strict=True):
+                part = data[(data["module"] == module) & (data["frame"] == frame)]
+                _panel(ax, part, contrasts)
+                ax.set_title(f"{module} - {_TITLES[frame]}", fontsize=9, loc="left")
+            row[0].set_ylabel("Jaccard overlap")
+        for ax in axes[-1]:
+            ax.set_xlabel("layer")
+        handles, labels = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), frameon=False)
+    return figure
+
+
+def _panel(ax: Any, part: pd.DataFrame, contrasts: Sequence[str]) -> None:
+    treated = sorted(part.loc[part["treatment"] != UNTREATED, "layer"].unique())
+    for place, layer in enumerate(treated):
+        label = "treated layer" if place == 0 else None
+        ax.axvspan(layer - 0.5, layer + 0.5, color="#F0E442", alpha=0.45, lw=0, label=label)
+    for contrast, colour, marker in zip(contrasts, _COLOURS, _MARKERS, strict=False):
+        line = part[part["contrast"] == contrast].sort_values("layer")
+        layers = line["layer"].astype(int)
+        ax.plot(layers, line["jaccard"], color=colour, marker=marker, ms=3.5, lw=1.3, label=contrast)
+        if line["jaccard_low"].notna().any():
+            ax.vlines(layers, line["jaccard_low"], line["jaccard_high"], color=colour, lw=1)
+        ax.plot(
+            layers,
+            line["magnitude_matched"],
+            color=colour,
+            ls=":",
+            lw=1.1,
+            label=f"{contrast}: magnitude and bf16 alone",
+        )
+    chance = part.groupby("layer")["chance"].mean()
+    ax.plot(chance.index.astype(int), chance, color="0.4", ls="--", lw=1.1, label="chance")
+    ax.set_ylim(bottom=0)
+
+
+def rewards(curves: dict[str, list[float]]) -> Figure:
+    """Mean reward a step of every run."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(10, 2.6), layout="constrained")
+        ax = figure.subplots()
+        for place, (name, values) in enumerate(curves.items()):
+            colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
+            ax.plot(range(1, len(values) + 1), values, color=colour, marker=marker, ms=3, lw=1, label=name)
+        ax.set_xlabel("step")
+        ax.set_ylabel("mean reward")
+        ax.set_ylim(0, 1)
+        ax.legend(frameon=False, ncols=2, fontsize=8)
+    return figure
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an `<svg>` element, without the XML head and without a date."""
+    text = io.StringIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    content = text.getvalue()
+    return content[content.index("<svg") :]

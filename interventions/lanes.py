@@ -1,0 +1,107 @@
+"""Runs side by side: lanes that divide the cores, or one lane a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from interventions.experiment import PlannedRun
+from scramble.errors import ScrambleError
+
+Progress = Callable[[PlannedRun, int, dict[str, Any]], None]
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """How many runs go side by side, and how many threads each has.
+
+    OpenMP threads spin while they wait: lanes with more threads than cores between them are many times
+    slower than lanes that divide the cores.
+    """
+
+    count: int
+    threads: int
+    gpus: int = 0
+
+
+def lanes(runs: int, count: int | None = None) -> Lanes:
+    """As many as there are GPUs, else cores, and no more than there are runs."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    cores = len(os.sched_getaffinity(0))
+    count = max(1, min(count or gpus or cores, runs))
+    return Lanes(count, max(1, cores // count), gpus)
+
+
+def execute(
+    runs: Sequence[PlannedRun], out: Path, lanes: Lanes, progress: Progress = lambda run, step, metrics: None
+) -> dict[str, str]:
+    """Train what is not finished; returns the names of runs that failed, with the reason.
+
+    A run that fails does not stop the others. Lanes die with this process.
+    """
+    waiting = [run for run in runs if run.status != "finished"]
+    running: dict[int, tuple[PlannedRun, subprocess.Popen[bytes]]] = {}
+    failed: dict[str, str] = {}
+    try:
+        while waiting or running:
+            for lane in range(lanes.count):
+                if lane not in running and waiting:
+                    run = waiting.pop(0)
+                    running[lane] = (run, _start(run, out, lanes, lane))
+            time.sleep(_POLL_SECONDS)
+            for lane, (run, process) in list(running.items()):
+                done = process.poll() is not None
+                metrics = run.folder.metrics if run.folder else []
+                progress(run, len(metrics), metrics[-1] if metrics else {})
+                if done:
+                    del running[lane]
+                    if process.returncode != 0:
+                        failed[run.name] = _reason(run, process.returncode)
+    finally:
+        for _, process in running.values():
+            process.kill()
+    return failed
+
+
+def _start(run: PlannedRun, out: Path, lanes: Lanes, lane: int) -> subprocess.Popen[bytes]:
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(lanes.threads),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if lanes.gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = str(lane % lanes.gpus)
+    job = {"recipe": run.recipe.model_dump(mode="json"), "out": str(out), "threads": lanes.threads}
+    with _log(run).open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "runs.worker"], stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment
+        )
+    if process.stdin is None:
+        raise ScrambleError(f"{run.name}: the lane could not be started")
+    process.stdin.write(json.dumps(job).encode())
+    process.stdin.close()
+    return process
+
+
+def _log(run: PlannedRun) -> Path:
+    if run.folder is None:
+        raise ScrambleError(f"{run.name}: its start {run.start} is not there")
+    run.folder.path.mkdir(parents=True, exist_ok=True)
+    return run.folder.path / "log.txt"
+
+
+def _reason(run: PlannedRun, code: int) -> str:
+    if run.folder and run.status == "failed":
+        return str(run.folder.record.get("reason", "unknown"))
+    lines = _log(run).read_text(errors="replace").strip().splitlines()
+    return f"exit code {code}: {lines[-1] if lines else 'no output'} (see {_log(run)})"

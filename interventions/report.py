@@ -1,0 +1,112 @@
+"""One self-contained HTML page: figures, tables, verdict, and how the runs were made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from interventions import figures
+from interventions.contrast import OUTSIDE, UNTREATED, Contrasts
+from interventions.experiment import Experiment, PlannedRun
+from interventions.verdict import verdict
+from scramble import __version__
+from scramble.manifest import has_manifest, read_manifest
+
+_SHOWN = ["treatment", "contrast", "frame", "pairs", "jaccard", "jaccard_low", "jaccard_high", "chance"]
+_SHOWN += ["magnitude_matched", "jaccard_above_chance", "jaccard_above_magnitude_matched", "phi"]
+_SHOWN += ["update_cosine", "update_rank_correlation"]
+
+
+def write_report(
+    experiment: Experiment, runs: Sequence[PlannedRun], contrasts: Contrasts, folder: Path
+) -> Path:
+    """Write `report.html`, and its figures as SVG and PNG, into a folder; returns the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    layered = contrasts.by_layer[contrasts.by_layer["treatment"] != OUTSIDE]
+    treated = layered[layered["treatment"] != UNTREATED]
+    rotated = list(dict.fromkeys(treated["module"])) or list(dict.fromkeys(layered["module"]))[:2]
+    others = [name for name in dict.fromkeys(layered["module"]) if name not in rotated and "norm" not in name]
+    drawn = {"collapse": figures.collapse(layered, _main_first(treated, rotated))}
+    if others:
+        drawn["other_modules"] = figures.collapse(layered, others)
+    drawn["rewards"] = figures.rewards(
+        {run.name: [row["reward"] for row in run.folder.metrics] for run in runs if run.folder}
+    )
+    for name, figure in drawn.items():
+        for suffix in ("svg", "png"):
+            figure.savefig(folder / f"{name}.{suffix}", dpi=150)
+    table = contrasts.by_treatment
+    different = ~table["same_seed"].astype(bool)
+    environment = Environment(
+        loader=PackageLoader("interventions", "."), autoescape=True, undefined=StrictUndefined
+    )
+    page = environment.get_template("report.html.j2").render(
+        experiment=experiment,
+        version=__version__,
+        verdict=verdict(table, experiment.base_arm, [arm for arm in experiment.arms if arm != experiment.base_arm]),
+        figures={name: figures.svg(figure) for name, figure in drawn.items()},
+        different=_rows(table[different]),
+        same=_rows(table[~different]),
+        certificates=_certificates(runs),
+        runs=[_run_row(run) for run in runs],
+        enough=contrasts.by_treatment["jaccard_low"].notna().any(),
+    )
+    path = folder / "report.html"
+    path.write_text(page)
+    return path
+
+
+def _main_first(treated: pd.DataFrame, modules: list[str]) -> list[str]:
+    """Modules by how many layers of them were treated, most first."""
+    counts = treated.groupby("module")["layer"].nunique()
+    return sorted(modules, key=lambda name: (-int(counts.get(name, 0)), modules.index(name)))
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, str]]:
+    shown = [name for name in _SHOWN if name in table and not table[name].isna().all()]
+    order = {"raw": 0, "aligned": 1}
+    ordered = table.sort_values(
+        ["treatment", "frame"], key=lambda c: c.map(order) if c.name == "frame" else c, kind="stable"
+    )
+    return [
+        {name: f"{value:.3f}" if isinstance(value, float) else str(value) for name, value in row.items()}
+        for row in ordered[shown].to_dict("records")
+    ]
+
+
+def _certificates(runs: Sequence[PlannedRun]) -> list[dict[str, Any]]:
+    rows = []
+    for arm, start in dict.fromkeys((run.arm, run.start) for run in runs):
+        if not has_manifest(start):
+            continue
+        for done in read_manifest(start)[0].scrambles:
+            steps = ", ".join(f"{step.symmetry} in layer {step.layer} ({step.group})" for step in done.steps)
+            shown = done.equivalence.model_dump() if done.equivalence else {"verdict": "not verified"}
+            rows.append({"arm": arm, "scramble": steps} | shown)
+    return rows
+
+
+def _run_row(run: PlannedRun) -> dict[str, Any]:
+    metrics = run.folder.metrics if run.folder else []
+    record = run.folder.record if run.folder else {}
+    half = max(1, len(metrics) // 4)
+    first, last = metrics[:half], metrics[-half:]
+    return {
+        "run": run.name,
+        "status": run.status,
+        "steps": len(metrics),
+        "reward, first quarter": _mean(first),
+        "reward, last quarter": _mean(last),
+        "seconds": record.get("seconds", "-"),
+        "threads": record.get("hardware", {}).get("threads", "-"),
+        "rollouts of step 1": str(metrics[0]["rollouts"])[:12] if metrics else "-",
+        "end": str(record.get("end", {}).get("hash", "-"))[:12],
+    }
+
+
+def _mean(rows: list[dict[str, Any]]) -> str:
+    return f"{sum(row['reward'] for row in rows) / len(rows):.3f}" if rows else "-"

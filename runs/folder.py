@@ -1,0 +1,89 @@
+"""A run folder: `recipe.yaml`, `run.json`, `metrics.jsonl`, `checkpoints/step-N/` (and `step-N/fp32/`)."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runs.recipe import Recipe
+from scramble.errors import TargetError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where one run lives. A run is finished when its `run.json` says so, and then never runs again."""
+
+    path: Path
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `run.json` holds; empty before the run has begun."""
+        try:
+            content = json.loads((self.path / "run.json").read_bytes())
+        except FileNotFoundError:
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    @property
+    def status(self) -> str:
+        """`missing`, `running` (or interrupted), `failed` or `finished`."""
+        return str(self.record.get("status", "missing"))
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One row a step that was logged; a line that is being written is left out."""
+        try:
+            lines = (self.path / "metrics.jsonl").read_text().splitlines(keepends=True)
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def checkpoint(self, step: int, *, fp32: bool = False) -> Path:
+        folder = self.path / "checkpoints" / f"step-{step}"
+        return folder / "fp32" if fp32 else folder
+
+    def write_record(self, **entries: Any) -> None:
+        """Add to `run.json`, whole or not at all."""
+        content = json.dumps(self.record | entries, indent=2, default=str) + "\n"
+        partial = self.path / "run.json.partial"
+        partial.write_text(content)
+        partial.rename(self.path / "run.json")
+
+    def begin(self, recipe: Recipe) -> None:
+        """Clear what an interrupted run left, and write the resolved recipe."""
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        for name in ("metrics.jsonl", "run.json"):
+            (self.path / name).unlink(missing_ok=True)
+        content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+        (self.path / "recipe.yaml").write_text(content)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; the lock dies with the process.
+
+        Raises:
+            TargetError: another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise TargetError(f"{self.path}: another process is training this run now") from None
+        finally:
+            os.close(descriptor)
+
+
+def run_folder(out: Path, recipe: Recipe, start_hash: str) -> RunFolder:
+    """`out/<name>-<hash>`: the hash of what decides the weights."""
+    return RunFolder(out / f"{recipe.name}-{recipe.identity(start_hash)[:12]}")

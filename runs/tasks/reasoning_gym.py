@@ -1,0 +1,43 @@
+"""Any data set of reasoning-gym, by name. Its own scores give partial credit, so answers are compared here."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from runs.tasks.task import Example, VerifiableTask
+from scramble.errors import MissingDependencyError, RecipeError
+
+
+class ReasoningGym(VerifiableTask):
+    """A procedural data set.
+
+    Attributes:
+        dataset: its name in reasoning-gym.
+        options: its own settings.
+        template: the prompt, with `{question}`.
+    """
+
+    name: Literal["reasoning-gym"]
+    dataset: str
+    options: dict[str, Any] = {}
+    template: str = "{question}\nAnswer:"
+    answer_pattern: str = r"\s*([^\n]+)"
+
+    def examples(self) -> list[Example]:
+        """All prompts.
+
+        Raises:
+            RecipeError: no such data set, or it refuses the options.
+            MissingDependencyError: reasoning-gym is not installed.
+        """
+        try:
+            import reasoning_gym
+        except ImportError:
+            raise MissingDependencyError("reasoning-gym is not installed: pip install 'scramble[runs]'") from None
+        try:
+            data = reasoning_gym.create_dataset(self.dataset, seed=self.seed, size=self.size, **self.options)
+        except (ValueError, TypeError, AssertionError) as error:
+            raise RecipeError(f"task: reasoning-gym '{self.dataset}' with {self.options}: {error}") from None
+        return [
+            Example(self.template.replace("{question}", item["question"]), str(item["answer"])) for item in data
+        ]

@@ -1,0 +1,35 @@
+"""One run in a process of its own: a lane. The job comes as JSON on standard input.
+
+    {"recipe": {...}, "out": "runs-out", "threads": 1}
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import signal
+import sys
+from pathlib import Path
+
+from runs.recipe import Recipe
+from runs.run import run
+from scramble.errors import ScrambleError
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Exit code 0 finished, 2 failed; the reason is the last line of standard error."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    job = json.load(sys.stdin)
+    try:
+        run(Recipe.model_validate(job["recipe"]), Path(job["out"]), threads=job["threads"])
+    except ScrambleError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""What training changed: exact masks, overlaps of runs, and the baselines that they must beat."""

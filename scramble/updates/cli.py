@@ -1,0 +1,82 @@
+"""`scramble diff` and `scramble overlap`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from scramble.cli import Format, FormatOption, QuietOption, counter, emit
+from scramble.errors import SelectionError
+
+ByOption = Annotated[
+    str, typer.Option(help="Levels, comma-separated: model, module, layer, layer-module, tensor.")
+]
+
+
+def commands(app: typer.Typer) -> None:
+    app.command()(diff)
+    app.command()(overlap)
+
+
+def diff(
+    run: Annotated[str, typer.Argument(metavar="START:END", help="The two ends of a run.")],
+    by: ByOption = "model,module,layer",
+    format: FormatOption = Format.table,
+    quiet: QuietOption = False,
+) -> None:
+    """Which weights a run changed: sparsity of its bf16 update by tensor, module and layer."""
+    from scramble.updates.ends import open_run
+    from scramble.updates.tables import diff as scramble_diff
+
+    levels = _levels(by)
+    opened = open_run(run)
+    table = scramble_diff(opened, levels)
+    emit(records(table), {"start": str(opened.start.folder), "end": str(opened.end.folder)}, format)
+
+
+def overlap(
+    runs: Annotated[list[str], typer.Argument(metavar="START:END...", help="Two runs or more.")],
+    by: ByOption = "model,module,layer",
+    frame: Annotated[str, typer.Option(help="raw, aligned (scrambles undone before comparing), or both.")] = "both",
+    base: Annotated[
+        Path | None, typer.Option(help="What was scrambled, if it is not where the manifest says.")
+    ] = None,
+    format: FormatOption = Format.table,
+    quiet: QuietOption = False,
+) -> None:
+    """How far the updates of runs overlap, pair by pair, beside what chance and magnitude alone would give."""
+    from scramble.updates.ends import FRAMES, open_run
+    from scramble.updates.tables import count_pairs
+    from scramble.updates.tables import overlap as scramble_overlap
+
+    levels = _levels(by)
+    if len(runs) < 2:
+        raise SelectionError("overlap needs two runs or more, each START:END")
+    frames = FRAMES if frame == "both" else [one for one in FRAMES if one == frame]
+    if not frames:
+        raise SelectionError(f"--frame {frame}: raw, aligned or both")
+    opened = [open_run(run, aligned="aligned" in frames, base=base) for run in runs]
+    with counter("comparing tensors", quiet) as progress:
+        table = scramble_overlap(count_pairs(opened, frames, progress), levels)
+    bf16 = sorted(run.name for run in opened if run.end.storage(run.tensors[0]).name == "BF16")
+    meta = {"runs": len(opened), "updates_from_bf16_ends": ", ".join(bf16) or "none"}
+    emit(records(table), meta, format)
+
+
+def records(table: Any) -> list[dict[str, Any]]:
+    """Rows of a data frame with None for what is missing."""
+    return [
+        {name: None if value != value or str(value) == "<NA>" else value for name, value in row.items()}
+        for row in table.astype(object).to_dict("records")
+    ]
+
+
+def _levels(by: str) -> list[str]:
+    from scramble.updates.ratios import LEVELS
+
+    levels = by.split(",")
+    if unknown := [level for level in levels if level not in LEVELS]:
+        raise SelectionError(f"--by {by}: '{unknown[0]}' is not one of {', '.join(LEVELS)}")
+    return levels

@@ -1,0 +1,154 @@
+"""Counts that add up: what one tensor contributes to a run's, or to a pair's, figures.
+
+Every figure that is reported is a ratio of sums. Tensors are counted here, counts are summed over a module,
+a layer or a model, and the ratios are formed last (`scramble.updates.ratios`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64
+
+from scramble.updates.ends import Update
+from scramble.updates.masks import KEYS, changed, magnitude_key, non_finite
+
+_RANK_SHIFT = 12
+
+
+@dataclass(frozen=True)
+class UpdateCounts:
+    """One tensor of one run. Norms are squared, of float32 values summed in float64."""
+
+    n: int
+    changed: int
+    non_finite: int
+    update_square: float
+    start_square: float
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """One tensor of two runs.
+
+    Attributes:
+        both: weights that both runs changed.
+        chance: expected `both` if each run's changes were spread evenly over the tensor.
+        magnitude_matched: expected `both` if each run changed weights at its own rate for their magnitude key.
+        mask_*: (co)variances of the two masks within the tensor, times n.
+        dot, square_*: of the float32 updates.
+        rank_*: (co)variances of the ranks of |update| within the tensor, ranks in [0, 1], times n.
+        signed, same_sign: weights with two non-zero updates, and those whose signs agree.
+    """
+
+    n: int
+    changed_a: int
+    changed_b: int
+    both: int
+    chance: float
+    magnitude_matched: float
+    mask_covariance: float
+    mask_variance_a: float
+    mask_variance_b: float
+    dot: float
+    square_a: float
+    square_b: float
+    rank_covariance: float
+    rank_variance_a: float
+    rank_variance_b: float
+    signed: int
+    same_sign: int
+
+
+@dataclass(frozen=True)
+class Side:
+    """What a pair needs to know of one run's tensor, computed once a run."""
+
+    update: Update
+    mask: Bool[np.ndarray, " n"]
+    key: np.ndarray[tuple[int], np.dtype[np.uint16]]
+    keys: Float64[np.ndarray, " keys"]
+    rate: Float64[np.ndarray, " keys"]
+    delta: Float32[np.ndarray, " n"]
+    ranks: Float32[np.ndarray, " n"]
+
+
+def side(update: Update) -> Side:
+    """Mask, magnitude keys, change rate by key, and ranks of one run's tensor."""
+    mask = changed(update.start, update.end).reshape(-1)
+    key = magnitude_key(update.start).reshape(-1)
+    keys = np.bincount(key, minlength=KEYS).astype(np.float64)
+    moved = np.bincount(key[mask], minlength=KEYS)
+    rate = np.divide(moved, keys, out=np.zeros(KEYS), where=keys > 0)
+    delta = update.delta.reshape(-1)
+    return Side(update, mask, key, keys, rate, delta, ranks(delta))
+
+
+def ranks(delta: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
+    """Centred ranks of |delta| in [-1/2, 1/2]; |delta| keeps 12 significand bits, ties share their mean rank.
+
+    Positive floats sort as their bits do, so a histogram of the upper bits ranks without sorting.
+    """
+    bins = (np.abs(delta).view(np.uint32) >> _RANK_SHIFT).astype(np.intp)
+    counts = np.bincount(bins)
+    upto = np.cumsum(counts)
+    middle = (upto - counts / 2) / len(delta) - 0.5
+    return middle.astype(np.float32)[bins]
+
+
+def update_counts(update: Update) -> UpdateCounts:
+    """Count one tensor of one run."""
+    words = update.start
+    values = (words.astype(np.uint32) << 16).view(np.float32)
+    return UpdateCounts(
+        n=words.size,
+        changed=int(np.count_nonzero(changed(words, update.end))),
+        non_finite=non_finite(words) + non_finite(update.end),
+        update_square=_dot(update.delta, update.delta),
+        start_square=_dot(values, values),
+    )
+
+
+def pair_counts(a: Side, b: Side, *, same_start: bool) -> PairCounts:
+    """Count one tensor of two runs; `same_start` says that both began with the same weights."""
+    n, both = len(a.mask), int(np.count_nonzero(a.mask & b.mask))
+    changed_a, changed_b = int(np.count_nonzero(a.mask)), int(np.count_nonzero(b.mask))
+    if same_start:
+        matched = float(a.keys @ (a.rate * b.rate))
+    else:
+        joint = np.bincount(a.key.astype(np.intp) * KEYS + b.key, minlength=KEYS * KEYS)
+        matched = float(a.rate @ joint.reshape(KEYS, KEYS) @ b.rate)
+    chance = changed_a * changed_b / n
+    product = a.delta * b.delta
+    return PairCounts(
+        n=n,
+        changed_a=changed_a,
+        changed_b=changed_b,
+        both=both,
+        chance=chance,
+        magnitude_matched=matched,
+        mask_covariance=both - chance,
+        mask_variance_a=changed_a * (1 - changed_a / n),
+        mask_variance_b=changed_b * (1 - changed_b / n),
+        dot=_dot(a.delta, b.delta),
+        square_a=_dot(a.delta, a.delta),
+        square_b=_dot(b.delta, b.delta),
+        rank_covariance=_dot(a.ranks, b.ranks),
+        rank_variance_a=_dot(a.ranks, a.ranks),
+        rank_variance_b=_dot(b.ranks, b.ranks),
+        signed=int(np.count_nonzero((a.delta != 0) & (b.delta != 0))),
+        same_sign=int(np.count_nonzero(product > 0)),
+    )
+
+
+def _dot(a: Float32[np.ndarray, "..."], b: Float32[np.ndarray, "..."]) -> float:
+    """Inner product, summed in float64 by blocks."""
+    a, b = a.reshape(-1), b.reshape(-1)
+    block = 1 << 16
+    return float(
+        sum(
+            np.dot(a[at : at + block].astype(np.float64), b[at : at + block].astype(np.float64))
+            for at in range(0, len(a), block)
+        )
+    )

@@ -1,0 +1,87 @@
+"""Ratios from summed counts: the reported figures, under the field's names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+LEVELS: dict[str, list[str]] = {
+    "model": [],
+    "module": ["module"],
+    "layer": ["layer"],
+    "layer-module": ["layer", "module"],
+    "tensor": ["layer", "module", "tensor"],
+}
+
+
+def place(tensor: str) -> dict[str, object]:
+    """Layer (None outside the layers) and module of a tensor, from its name.
+
+    >>> place("model.layers.3.self_attn.q_proj.bias")
+    {'layer': 3, 'module': 'q_proj', 'tensor': 'model.layers.3.self_attn.q_proj.bias'}
+    """
+    found = re.search(r"\.(\d+)\.", tensor)
+    parts = tensor.split(".")
+    module = parts[-2] if len(parts) > 1 else parts[0]
+    return {"layer": int(found.group(1)) if found else None, "module": module, "tensor": tensor}
+
+
+def pool(counts: pd.DataFrame, level: str, keep: Sequence[str]) -> pd.DataFrame:
+    """Sum counts over the tensors of each model, module, layer or (layer, module).
+
+    Args:
+        counts: one row a tensor, with the columns of `place`, the `keep` columns, and counts.
+        keep: columns that are never summed over (the pair, the frame).
+    """
+    keys = ["level", *LEVELS[level], *keep]
+    numbers = [name for name in counts if name not in ("layer", "module", "tensor", *keep)]
+    labelled = counts.assign(level=level)
+    summed = labelled.groupby(keys, dropna=False, sort=False)[numbers].sum().reset_index()
+    for name in ("layer", "module", "tensor"):
+        if name not in summed:
+            summed[name] = None
+    summed["layer"] = summed["layer"].astype("Int64")
+    return summed.sort_values("layer", kind="stable", na_position="first", ignore_index=True)
+
+
+def update_ratios(counts: pd.DataFrame) -> pd.DataFrame:
+    """Sparsity, and the update's norm relative to the weights'."""
+    found = counts[["level", "layer", "module", "tensor", "n", "changed"]].copy()
+    found["sparsity"] = 1 - counts["changed"] / counts["n"]
+    found["relative_update_norm"] = np.sqrt(_ratio(counts["update_square"], counts["start_square"]))
+    found["non_finite"] = counts["non_finite"]
+    return found
+
+
+def pair_ratios(counts: pd.DataFrame) -> pd.DataFrame:
+    """Overlap of two runs' updates and its baselines (arXiv 2511.08567, 2.2 and 4.2; controls: ours).
+
+    `chance` and `magnitude_matched` are the Jaccard overlaps expected under those baselines;
+    `jaccard_above_chance` and `jaccard_above_magnitude_matched` are `(J - b) / (1 - b)`. Where nothing
+    changed, a ratio does not exist and is NaN.
+    """
+    c = counts
+    found = c[["level", "layer", "module", "tensor", "run_a", "run_b", "same_seed", "frame", "n"]].copy()
+    total = c["changed_a"] + c["changed_b"]
+    found["density_a"], found["density_b"] = c["changed_a"] / c["n"], c["changed_b"] / c["n"]
+    found["jaccard"] = _ratio(c["both"], total - c["both"])
+    found["overlap_a"], found["overlap_b"] = _ratio(c["both"], c["changed_a"]), _ratio(c["both"], c["changed_b"])
+    for baseline in ("chance", "magnitude_matched"):
+        found[baseline] = _ratio(c[baseline], total - c[baseline])
+    for baseline in ("chance", "magnitude_matched"):
+        found[f"jaccard_above_{baseline}"] = _ratio(found["jaccard"] - found[baseline], 1 - found[baseline])
+    for name, top, a, b in (
+        ("phi", "mask_covariance", "mask_variance_a", "mask_variance_b"),
+        ("update_cosine", "dot", "square_a", "square_b"),
+        ("update_rank_correlation", "rank_covariance", "rank_variance_a", "rank_variance_b"),
+    ):
+        found[name] = _ratio(c[top], np.sqrt(c[a] * c[b]))
+    found["sign_agreement"] = _ratio(c["same_sign"], c["signed"])
+    return found
+
+
+def _ratio(top: pd.Series, bottom: pd.Series) -> pd.Series:
+    return top.where(bottom > 0, np.nan) / bottom.where(bottom > 0, np.nan)

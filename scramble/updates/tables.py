@@ -1,0 +1,78 @@
+"""The tables behind `scramble diff` and `scramble overlap`, as data frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from itertools import combinations
+
+import pandas as pd
+
+from scramble.updates.counts import PairCounts, Side, pair_counts, side, update_counts
+from scramble.updates.ends import FRAMES, Frame, Run, same_model
+from scramble.updates.ratios import pair_ratios, place, pool, update_ratios
+
+Progress = Callable[[int, int], None]
+PAIR = ["run_a", "run_b", "same_seed", "frame"]
+_EMBEDDINGS = {"embed_tokens", "lm_head"}
+
+
+def diff(run: Run, levels: Sequence[str] = ("model", "module", "layer")) -> pd.DataFrame:
+    """Sparsity of one run's update, at each level; `model` comes with and without the embeddings."""
+    rows = [place(name) | asdict(update_counts(run.read(name, "raw"))) for name in run.tensors]
+    counts = pd.DataFrame(rows)
+    return pd.concat([update_ratios(part) for part in _pooled(counts, levels, [])], ignore_index=True)
+
+
+def count_pairs(
+    runs: Sequence[Run],
+    frames: Sequence[Frame] = FRAMES,
+    progress: Progress = lambda done, total: None,
+) -> pd.DataFrame:
+    """Additive counts of every pair of runs, one row a tensor, pair and frame; each tensor is read once.
+
+    Raises:
+        MismatchError: the runs are not of one model.
+    """
+    same_model(runs)
+    rows, names = [], runs[0].tensors
+    for done, name in enumerate(names):
+        for frame in frames:
+            if frame == "aligned" and "raw" in frames and not any(name in run.undo for run in runs):
+                rows += [row | {"frame": "aligned"} for row in rows[-_pairs(runs) :]]
+                continue
+            sides = [side(run.read(name, frame)) for run in runs]
+            rows += [
+                place(name) | _pair(a, b, frame) | asdict(_count(name, frame, a, b, left, right))
+                for (a, left), (b, right) in combinations(zip(runs, sides, strict=True), 2)
+            ]
+        progress(done + 1, len(names))
+    return pd.DataFrame(rows)
+
+
+def overlap(counts: pd.DataFrame, levels: Sequence[str] = ("model", "module", "layer")) -> pd.DataFrame:
+    """Figures of every pair at each level, from `count_pairs`."""
+    return pd.concat([pair_ratios(part) for part in _pooled(counts, levels, PAIR)], ignore_index=True)
+
+
+def _pooled(counts: pd.DataFrame, levels: Sequence[str], keep: Sequence[str]) -> list[pd.DataFrame]:
+    parts = []
+    for level in levels:
+        parts.append(pool(counts, level, keep))
+        if level == "model":
+            inner = pool(counts[~counts["module"].isin(_EMBEDDINGS)], level, keep)
+            parts.append(inner.assign(level="model without embeddings"))
+    return parts
+
+
+def _pairs(runs: Sequence[Run]) -> int:
+    return len(runs) * (len(runs) - 1) // 2
+
+
+def _pair(a: Run, b: Run, frame: Frame) -> dict[str, object]:
+    same = None if a.seed is None or b.seed is None else a.seed == b.seed
+    return {"run_a": a.name, "run_b": b.name, "same_seed": same, "frame": frame}
+
+
+def _count(name: str, frame: Frame, a: Run, b: Run, left: Side, right: Side) -> PairCounts:
+    return pair_counts(left, right, same_start=a.start_folder(name, frame) == b.start_folder(name, frame))
