@@ -207,19 +207,18 @@ def verify(
     from scramble.verify import verify as scramble_verify
 
     found = scramble_verify(locate(base), locate(model))
+    checks: list[tuple[str, float | None, float | None]] = [
+        ("algebra", found.algebra_error, found.algebra_bound),
+        ("weights_off", found.weights_off, 0),
+        ("storage", found.storage_error, STORAGE_FACTOR * found.noise_floor),
+    ]
     rows = [
-        {
-            "check": "storage",
-            "error": found.storage_error,
-            "bound": STORAGE_FACTOR * found.noise_floor,
-            "passed": found.storage_error <= STORAGE_FACTOR * found.noise_floor,
-        }
+        {"check": name, "value": value, "bound": bound, "passed": value <= bound}
+        for name, value, bound in checks
+        if value is not None and bound is not None
     ]
     meta = found.model_dump()
-    if found.algebra_error is not None and found.algebra_bound is not None:
-        passed = found.algebra_error <= found.algebra_bound
-        rows.insert(0, {"check": "algebra", "error": found.algebra_error, "bound": found.algebra_bound, "passed": passed})
-    else:
+    if found.algebra_error is None:
         meta["note"] = "no manifest in MODEL that starts from BASE: the algebra could not be checked"
     emit(rows, meta, format)
     raise typer.Exit(0 if found.verdict == "equivalent" else 1)

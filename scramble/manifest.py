@@ -66,11 +66,16 @@ class Source(_Record):
 
 
 class Equivalence(_Record):
-    """The verdict of the two checks (`scramble.verify`); `None` where a check did not run."""
+    """The verdict of `scramble.verify`; `None` where a check did not run.
+
+    Errors are `||difference|| / ||logits||`; `weights_off` counts stored weights that are not the transformed
+    ones rounded to nearest.
+    """
 
     verdict: Literal["equivalent", "not equivalent"]
     algebra_error: float | None
     algebra_bound: float | None
+    weights_off: int | None
     storage_error: float
     noise_floor: float
     arithmetic: str

@@ -32,8 +32,20 @@ def rounded(
         return act(words, layout, sizes, elements), 0.0
     image = exact(words, storage, layout, sizes, elements)
     stored = storage.encode(image)
-    error = float(np.linalg.norm(storage.decode(stored) - image))
+    back = storage.decode(stored)
+    if not np.isfinite(back).all():
+        raise CheckpointError(f"'{name}': {storage.name} cannot hold the transformed values (infinite or NaN)")
     norm = float(np.linalg.norm(image))
-    if not np.isfinite(error) or not np.isfinite(norm):
-        raise CheckpointError(f"'{name}': {storage.name} cannot hold the rotated values (infinite or NaN)")
-    return stored, error / norm if norm else 0.0
+    return stored, float(np.linalg.norm(back - image)) / norm if norm else 0.0
+
+
+def off(
+    words: Array, storage: Storage, target: Float64[np.ndarray, "..."]
+) -> int:
+    """How many stored words are not `target` rounded to nearest.
+
+    The slack lets a tie fall either way where two BLAS libraries differ in the last bits of float64.
+    """
+    slack = 1e-12 * np.abs(target).max(initial=0.0)
+    near = np.abs(storage.decode(words) - target) <= 0.5 * storage.ulp(target) + slack
+    return int(near.size - np.count_nonzero(near))

@@ -1,4 +1,8 @@
-"""Equivalence, shown twice: the algebra without rounding, and the stored weights against a noise floor."""
+"""Equivalence, shown twice: the algebra without rounding, and the stored weights against a noise floor.
+
+With a manifest there is a third, exact check: every stored weight must be the transformed one, rounded to
+nearest, and every weight that no symmetry touched must be the base's, bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from scramble.checkpoints import Checkpoint, open_checkpoint
 from scramble.errors import MismatchError, UndecidedError
 from scramble.manifest import Equivalence, actions, has_manifest, read_manifest
 from scramble.symmetries import Element
-from scramble.transform import exact
+from scramble.transform import exact, off
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +36,7 @@ SEQUENCES, LENGTH = 4, 32
 def verify(base: Path, model: Path) -> Equivalence:
     """Compare two checkpoints that should compute the same function.
 
-    With a manifest in `model` that starts from `base`, both checks run; otherwise only the storage check.
+    With a manifest in `model` that starts from `base`, all checks run; otherwise only storage.
 
     Raises:
         MismatchError: the folders do not hold the same tensors.
@@ -67,11 +71,14 @@ def certify(
     if not np.isfinite(reference).all():
         raise UndecidedError(f"{base.folder}: the base model's logits are not finite")
 
-    algebra = None
+    algebra = weights_off = None
     if touched is not None:
         sizes = base.architecture.sizes
+        weights_off = sum(_differing(base, model, name) for name in changed if name not in touched)
         for name, (layout, elements) in touched.items():
-            logits.put(name, exact(base.words(name), base.storage(name), layout, sizes, elements))
+            image = exact(base.words(name), base.storage(name), layout, sizes, elements)
+            weights_off += off(model.words(name), model.storage(name), image)
+            logits.put(name, image)
         algebra = _error(logits(), reference)
     names = sorted({*changed, *(touched or ())})
     for name in names:
@@ -92,11 +99,14 @@ def certify(
         floor = max(floor, _error(logits(), reference))
 
     bound = ALGEBRA_BOUND[logits.arithmetic]
-    passed = (algebra is None or algebra <= bound) and storage <= STORAGE_FACTOR * floor
+    passed = storage <= STORAGE_FACTOR * floor
+    if algebra is not None:
+        passed = passed and algebra <= bound and not weights_off
     return Equivalence(
         verdict="equivalent" if passed else "not equivalent",
         algebra_error=algebra,
         algebra_bound=bound if algebra is not None else None,
+        weights_off=weights_off,
         storage_error=storage,
         noise_floor=floor,
         arithmetic=logits.arithmetic,
@@ -115,6 +125,10 @@ def _same_tensors(base: Checkpoint, model: Checkpoint) -> None:
                 f"'{name}' is {entry.dtype} {entry.shape} in {base.folder}, "
                 f"{other.dtype} {other.shape} in {model.folder}"
             )
+
+
+def _differing(base: Checkpoint, model: Checkpoint, name: str) -> int:
+    return int(np.count_nonzero(base.words(name) != model.words(name)))
 
 
 def _error(logits: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> float:

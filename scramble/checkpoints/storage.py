@@ -58,6 +58,11 @@ def float32_to_bf16(values: Float32[np.ndarray, "..."]) -> UInt16[np.ndarray, ".
     return words
 
 
+def _bf16_to_float64(words: UInt16[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        return bf16_to_float32(words).astype(np.float64)
+
+
 def _float64_to_bf16(values: Float64[np.ndarray, "..."]) -> UInt16[np.ndarray, "..."]:
     # Round to odd at 24 bits keeps the sticky bit, so the second rounding is exact (Boldo, Melquiond 2008).
     with np.errstate(over="ignore"):
@@ -79,14 +84,7 @@ def _ieee(dtype: str) -> tuple[Callable[[Array], Array], Callable[[Array], Array
 STORAGES: dict[str, Storage] = {
     storage.name: storage
     for storage in (
-        Storage(
-            "BF16",
-            np.dtype("<u2"),
-            8,
-            -126,
-            lambda words: bf16_to_float32(words).astype(np.float64),
-            _float64_to_bf16,
-        ),
+        Storage("BF16", np.dtype("<u2"), 8, -126, _bf16_to_float64, _float64_to_bf16),
         Storage("F16", np.dtype("<f2"), 11, -14, *_ieee("<f2")),
         Storage("F32", np.dtype("<f4"), 24, -126, *_ieee("<f4")),
         Storage("F64", np.dtype("<f8"), 53, -1022, *_ieee("<f8")),

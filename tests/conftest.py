@@ -1,0 +1,80 @@
+"""Fixtures: one thread, no network, a command line that runs in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from transformers.utils import logging
+
+from tests.models import Tiny
+
+settings.register_profile(
+    "scramble",
+    deadline=None,
+    max_examples=25,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("scramble")
+torch.set_num_threads(1)
+logging.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run `scramble ARGS` in this process."""
+    from scramble.cli import main
+
+    def run(*arguments: object) -> Result:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["scramble", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def tiny() -> Tiny:
+    """Biases, two KV heads with two query heads each, two layers."""
+    return Tiny("qwen2", kv_heads=2, group=2, head_dim=8, layers=2, seed=3)
+
+
+@pytest.fixture
+def checkpoint(tiny: Tiny, tmp_path: Path) -> Path:
+    """The tiny model in bf16."""
+    return tiny.save(tmp_path / "model", torch.bfloat16)

@@ -1,0 +1,117 @@
+"""Group laws of elements and draws."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import kstest, ortho_group
+
+from scramble.axes import parse
+from scramble.symmetries import Element, Permutation, Rotation, act, symmetry
+from scramble.symmetries.draws import generator
+from scramble.symmetries.vo_rotation import haar
+
+SIZES = {"kv_head": 3, "group": 2, "qk": 4, "v": 5, "hidden": 7}
+LAYOUTS = ["(kv_head group v) hidden", "hidden (kv_head group v)", "(kv_head v)", "(kv_head (group v + v + qk)) hidden"]
+
+
+def elements(seed: int) -> list[Element]:
+    rng = np.random.default_rng(seed)
+    return [
+        Rotation("v", ("kv_head",), np.stack([haar(5, rng) for _ in range(3)])),
+        Permutation("group", ("kv_head",), np.stack([rng.permutation(2) for _ in range(3)])),
+        Permutation("kv_head", (), rng.permutation(3)),
+    ]
+
+
+@given(st.integers(0, 100), st.sampled_from(LAYOUTS), st.permutations(range(3)))
+def test_inverses_in_reverse_order_undo(seed: int, text: str, order: list[int]) -> None:
+    layout, chosen = parse(text), [elements(seed)[i] for i in order]
+    x = np.random.default_rng(seed).standard_normal(layout.shape(SIZES))
+    back = act(act(x, layout, SIZES, chosen), layout, SIZES, [e.inverse() for e in reversed(chosen)])
+    np.testing.assert_allclose(back, x, rtol=0, atol=1e-13)
+
+
+@given(st.integers(0, 100), st.sampled_from(LAYOUTS))
+def test_permutations_move_words_and_nothing_else(seed: int, text: str) -> None:
+    layout = parse(text)
+    words = np.random.default_rng(seed).integers(0, 1 << 16, layout.shape(SIZES)).astype(np.uint16)
+    moved = act(words, layout, SIZES, elements(seed)[1:])
+    assert moved.dtype == np.uint16
+    assert sorted(moved.reshape(-1)) == sorted(words.reshape(-1))
+    back = act(moved, layout, SIZES, [e.inverse() for e in reversed(elements(seed)[1:])])
+    assert (back == words).all()
+
+
+@given(st.integers(0, 100))
+def test_actions_agree_with_loops(seed: int) -> None:
+    rotation, groups, heads = elements(seed)
+    x = np.random.default_rng(seed).standard_normal((7, 3, 2, 5))
+    flat, layout = x.reshape(7, 30), parse("hidden (kv_head group v)")
+    turned, grouped, swapped = np.empty_like(x), np.empty_like(x), np.empty_like(x)
+    for k in range(3):
+        swapped[:, k] = x[:, heads.data[k]]
+        for g in range(2):
+            grouped[:, k, g] = x[:, k, groups.data[k, g]]
+            turned[:, k, g] = x[:, k, g] @ rotation.data[k].T
+    for element, expected in ((rotation, turned), (groups, grouped), (heads, swapped)):
+        np.testing.assert_allclose(act(flat, layout, SIZES, [element]), expected.reshape(7, 30), atol=1e-13)
+
+
+def test_an_axis_without_the_index_of_its_element_is_refused() -> None:
+    with pytest.raises(ValueError, match="carries v without"):
+        act(np.zeros((5, 7)), parse("v hidden"), SIZES, elements(0)[:1])
+
+
+@given(st.sampled_from(["vo-rotation", "head-permutation"]), st.integers(0, 50), st.integers(0, 50))
+def test_a_layer_draws_the_same_alone_or_with_others(name: str, seed: int, layer: int) -> None:
+    drawn = symmetry(name, {})
+    alone = drawn.draw(SIZES, seed, layer)
+    others = {other: drawn.draw(SIZES, seed, other) for other in range(layer + 3)}
+    for one, again in zip(alone, others[layer], strict=True):
+        assert (one.data == again.data).all()
+        assert one.fault() is None
+    assert any((one.data != two.data).any() for one, two in zip(alone, others[layer + 1], strict=True)) or (
+        name == "head-permutation"
+    )
+
+
+def test_no_head_permutation_is_the_identity() -> None:
+    drawn = symmetry("head-permutation", {})
+    for seed in range(40):
+        for element in drawn.draw(SIZES, seed, 0):
+            assert (element.data != np.arange(element.data.shape[-1])).any(axis=-1).all()
+
+
+def test_shared_is_one_matrix_for_all_heads() -> None:
+    (own,) = symmetry("vo-rotation", {}).draw(SIZES, 0, 0)
+    (shared,) = symmetry("vo-rotation", {"shared": True}).draw(SIZES, 0, 0)
+    assert (shared.data == shared.data[0]).all()
+    assert (own.data[0] != own.data[1]).any()
+
+
+def test_haar_is_scipys_distribution() -> None:
+    rng = np.random.default_rng(0)
+    ours = np.array([haar(4, rng) for _ in range(1500)])
+    theirs = ortho_group.rvs(4, size=1500, random_state=1)
+    for statistic in (lambda m: m[:, 0, 0], lambda m: np.trace(m, axis1=1, axis2=2)):
+        assert kstest(statistic(ours), statistic(theirs)).pvalue > 1e-3
+    assert abs((np.linalg.det(ours) > 0).mean() - 0.5) < 0.06
+
+
+def test_draws_differ_by_every_part_of_their_key() -> None:
+    keys = [(0, "a", 0, 0), (1, "a", 0, 0), (0, "b", 0, 0), (0, "a", 1, 0), (0, "a", 0, 1), (0, "a", 10, 0)]
+    assert len({generator(*key).random() for key in keys}) == len(keys)
+
+
+@pytest.mark.parametrize(
+    ("element", "fault"),
+    [
+        (Rotation("v", (), np.full((2, 2), 0.5)), "not orthogonal"),
+        (Rotation("v", (), np.eye(2, 3)), "square"),
+        (Permutation("v", (), np.array([0, 0, 2])), "not a permutation"),
+        (Permutation("v", (), np.array([0.0, 1.0])), "int64"),
+    ],
+)
+def test_what_is_not_an_element_says_so(element: Element, fault: str) -> None:
+    assert fault in (element.fault() or "")
