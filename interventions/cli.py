@@ -64,7 +64,7 @@ def _row(run: PlannedRun, typical: float | None) -> dict[str, Any]:
 
 def _seconds(runs: Sequence[PlannedRun]) -> float | None:
     """What a finished run took, as an estimate for the others."""
-    known = [run.folder.record.get("seconds") for run in runs if run.folder and run.status == "finished"]
+    known = [float(run.folder.record["seconds"]) for run in runs if run.folder and run.status == "finished"]
     return sorted(known)[len(known) // 2] if known else None
 
 
@@ -74,7 +74,13 @@ def _disk(run: PlannedRun) -> float:
 
     from scramble.checkpoints import locate, open_checkpoint
 
-    start = run.start if run.start.exists() else locate(run.recipe.model) if Path(run.recipe.model).exists() else None
+    start = (
+        run.start
+        if run.start.exists()
+        else locate(run.recipe.model)
+        if Path(run.recipe.model).exists()
+        else None
+    )
     if start is None:
         return float("nan")
     weights = sum(math.prod(entry.shape) for entry in open_checkpoint(start).tensors.values())
@@ -130,14 +136,16 @@ def report(
 
 
 def demo(
-    smoke: Annotated[bool, typer.Option(help="A few steps and three runs: checks the plumbing only.")] = False,
+    smoke: Annotated[
+        bool, typer.Option(help="A few steps and three runs: checks the plumbing only.")
+    ] = False,
     model: Annotated[str | None, typer.Option(help="A local model in place of SmolLM2-135M.")] = None,
     out: OutOption = DEFAULT_OUT,
     lanes: LanesOption = None,
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
-    """The whole experiment on a real 135M model: scramble two layers, train four runs, report. About 10 minutes."""
+    """The whole experiment on a real 135M model: two layers scrambled, four runs, a report: 10 minutes."""
     from interventions.demo import demo_experiment
 
     read = demo_experiment(model, smoke=smoke, report=reporter(quiet))
@@ -192,7 +200,9 @@ def _report(
 
 
 @contextmanager
-def _bars(runs: Sequence[PlannedRun], quiet: bool) -> Iterator[Callable[[PlannedRun, int, dict[str, Any]], None]]:
+def _bars(
+    runs: Sequence[PlannedRun], quiet: bool
+) -> Iterator[Callable[[PlannedRun, int, dict[str, Any]], None]]:
     """A bar a run, with its reward and the time left, on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -84,7 +84,9 @@ def contrast(
     """
     finished = [run for run in runs if run.folder is not None and run.status == "finished"]
     if len(finished) < 2:
-        raise SelectionError(f"{experiment.name}: {len(finished)} finished run(s), a contrast needs two or more")
+        raise SelectionError(
+            f"{experiment.name}: {len(finished)} finished run(s), a contrast needs two or more"
+        )
     opened = [ends(run.start, _end(run), aligned=True) for run in finished]
     names = {one.name: run for one, run in zip(opened, finished, strict=True)}
     counts = count_pairs(opened, progress=progress)
@@ -110,7 +112,7 @@ def contrast_once(
     folder: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Contrasts:
-    """The tables in `folder` if they were computed from these runs by this version, else computed and written."""
+    """The tables in `folder` if this version computed them from these runs, else computed and written."""
     record = {run.name: run.folder.record.get("end") for run in runs if run.folder}
     stamp = json.dumps({"version": __version__, "runs": record}, indent=2) + "\n"
     made_from = folder / "runs.json"

@@ -37,5 +37,10 @@ def _smoke(experiment: Experiment) -> Experiment:
     recipe["algorithm"] = recipe["algorithm"] | {"prompts": 2, "generations": 4}
     arms = experiment.arms | {"scrambled": experiment.arms["scrambled"].model_copy(update={"seeds": (2,)})}
     return experiment.model_copy(
-        update={"name": "demo-smoke", "recipe": recipe, "arms": arms, "notes": (*experiment.notes, _SMOKE_NOTE)}
+        update={
+            "name": "demo-smoke",
+            "recipe": recipe,
+            "arms": arms,
+            "notes": (*experiment.notes, _SMOKE_NOTE),
+        }
     )

@@ -70,7 +70,9 @@ def _convert(gguf: Path, target: Path) -> None:
     try:
         import gguf as _reader  # noqa: F401  (transformers reads GGUF through it)
     except ImportError:
-        raise MissingDependencyError("converting the demo's model needs gguf: pip install 'scramble[runs]'") from None
+        raise MissingDependencyError(
+            "converting the demo's model needs gguf: pip install 'scramble[runs]'"
+        ) from None
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging

@@ -151,7 +151,9 @@ def prepare(experiment: Experiment, out: Path, report: Any = lambda message: Non
         start = start_folder(experiment, name, out, base_hash)
         if not start.exists():
             report(f"scrambling the start of arm '{name}'")
-            apply(base, start, symmetries=arm.scrambles, seed=arm.scramble_seed, full_hash=True, report=report)
+            apply(
+                base, start, symmetries=arm.scrambles, seed=arm.scramble_seed, full_hash=True, report=report
+            )
     return plan(experiment, out)
 
 

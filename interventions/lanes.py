@@ -84,7 +84,11 @@ def _start(run: PlannedRun, out: Path, lanes: Lanes, lane: int) -> subprocess.Po
     job = {"recipe": run.recipe.model_dump(mode="json"), "out": str(out), "threads": lanes.threads}
     with _log(run).open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "runs.worker"], stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment
+            [sys.executable, "-m", "runs.worker"],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=environment,
         )
     if process.stdin is None:
         raise ScrambleError(f"{run.name}: the lane could not be started")

@@ -47,7 +47,9 @@ def write_report(
     page = environment.get_template("report.html.j2").render(
         experiment=experiment,
         version=__version__,
-        verdict=verdict(table, experiment.base_arm, [arm for arm in experiment.arms if arm != experiment.base_arm]),
+        verdict=verdict(
+            table, experiment.base_arm, [arm for arm in experiment.arms if arm != experiment.base_arm]
+        ),
         figures={name: figures.svg(figure) for name, figure in drawn.items()},
         different=_rows(table[different]),
         same=_rows(table[~different]),

@@ -46,7 +46,7 @@ def verdict(table: pd.DataFrame, base: str, arms: list[str]) -> list[str]:
 def _untreated(table: pd.DataFrame, base: str) -> Iterator[str]:
     found = cell(table, f"{base} x {base}", UNTREATED, "raw")
     if found is None:
-        yield "There is no pair of base runs with different seeds, so nothing to compare the scrambled runs with."
+        yield "There are no two base runs with different seeds to compare the scrambled runs with."
         return
     above = found.jaccard - found.chance
     yield (
@@ -65,7 +65,9 @@ def _treated(table: pd.DataFrame, base: str, arm: str) -> Iterator[str]:
     treatments = [name for name in dict.fromkeys(table["treatment"]) if name not in (UNTREATED, OUTSIDE)]
     for treatment in treatments:
         home = cell(table, f"{base} x {base}", treatment, "raw")
-        raw = cell(table, f"{base} x {arm}", treatment, "raw") or cell(table, f"{arm} x {base}", treatment, "raw")
+        raw = cell(table, f"{base} x {arm}", treatment, "raw") or cell(
+            table, f"{arm} x {base}", treatment, "raw"
+        )
         back = cell(table, f"{base} x {arm}", treatment, "aligned") or cell(
             table, f"{arm} x {base}", treatment, "aligned"
         )
@@ -76,13 +78,13 @@ def _treated(table: pd.DataFrame, base: str, arm: str) -> Iterator[str]:
         restored = back.jaccard / home.jaccard
         word = "collapses" if left < COLLAPSED else "is kept" if left >= KEPT else "falls in part"
         yield (
-            f"Where '{treatment}' acted, the overlap of {base} and {arm} runs {word}: {raw.jaccard:.3f}, beside "
-            f"{home.jaccard:.3f} between two {base} runs; chance is {raw.chance:.3f}, magnitude and rounding "
-            f"alone give {raw.magnitude_matched:.3f} ({_pairs(raw)})."
+            f"Where '{treatment}' acted, the overlap of {base} and {arm} runs {word}: {raw.jaccard:.3f}, "
+            f"beside {home.jaccard:.3f} between two {base} runs; chance is {raw.chance:.3f}, "
+            f"magnitude and rounding alone give {raw.magnitude_matched:.3f} ({_pairs(raw)})."
         )
         yield (
-            f"With the scramble undone before comparing it is {back.jaccard:.3f}, {restored:.0%} of the overlap "
-            f"of two {base} runs. {_reading(left, restored)}"
+            f"With the scramble undone before comparing it is {back.jaccard:.3f}, {restored:.0%} of the "
+            f"overlap of two {base} runs. {_reading(left, restored)}"
         )
 
 
@@ -95,8 +97,8 @@ def _reading(left: float, restored: float) -> str:
             "the geometry steers the update."
         )
     return (
-        "So part of the fall remains after relabelling is taken out: the scrambled model moves other weights, "
-        "because of its geometry or because the optimizer sees another basis."
+        "So part of the fall remains after relabelling is taken out: the scrambled model moves other "
+        "weights, because of its geometry or because the optimizer sees another basis."
     )
 
 

@@ -18,7 +18,9 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="A recipe (YAML).")],
     seed: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
     model: Annotated[str | None, typer.Option(help="In place of the recipe's.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder that holds run folders.")] = Path("runs-out"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder that holds run folders.")] = Path(
+        "runs-out"
+    ),
     threads: Annotated[int | None, typer.Option(min=1, help="All cores by default.")] = None,
     format: FormatOption = Format.table,
     quiet: QuietOption = False,

@@ -113,7 +113,9 @@ class _Rollouts:
         """1 for a correct answer, else 0."""
         text = json.dumps([prompts, completions])
         self.digest = hashlib.sha256(text.encode()).hexdigest()
-        return [float(self.task.correct(text, right)) for text, right in zip(completions, answer, strict=True)]
+        return [
+            float(self.task.correct(text, right)) for text, right in zip(completions, answer, strict=True)
+        ]
 
 
 class _Recorder(TrainerCallback):

@@ -1,6 +1,6 @@
 """One run in a process of its own: a lane. The job comes as JSON on standard input.
 
-    {"recipe": {...}, "out": "runs-out", "threads": 1}
+{"recipe": {...}, "out": "runs-out", "threads": 1}
 """
 
 from __future__ import annotations

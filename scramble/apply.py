@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import scramble
@@ -11,6 +11,7 @@ from scramble.errors import NotEquivalentError, SymmetryError
 from scramble.manifest import (
     ELEMENTS,
     MANIFEST,
+    Elements,
     Manifest,
     Scramble,
     Source,
@@ -63,20 +64,23 @@ def apply(
         drawn = symmetry(name, options)
         for layer in numbers:
             if reason := drawn.forbidden(architecture, layer):
-                raise SymmetryError(f"{name} does not exist in layer {layer} of this {architecture.family.name}: {reason}")
+                raise SymmetryError(
+                    f"{name} does not exist in layer {layer} of this {architecture.family.name}: {reason}"
+                )
         chosen.append((drawn, numbers))
 
-    earlier, elements = (), dict[str, object]()
+    earlier: tuple[Scramble, ...] = ()
+    elements: Elements = {}
     if has_manifest(source):
-        before, kept = read_manifest(source)
-        earlier, elements = before.scrambles, dict(kept)
+        before, elements = read_manifest(source)
+        earlier = before.scrambles
     steps, stored = draw_steps(architecture, chosen, seed, str(len(earlier)))
     touched = actions(architecture, checkpoint.tensors, steps, stored)
 
     with staging(target, force=force) as stage:
         report(f"writing {len(touched)} touched tensors of {len(checkpoint.tensors)}")
         records = rewrite(checkpoint, stage, touched)
-        write_elements(stage.folder / ELEMENTS, elements | stored)
+        write_elements(stage.folder / ELEMENTS, {**elements, **stored})
         stage.sync()
         done = Scramble(
             version=scramble.__version__,
@@ -91,9 +95,11 @@ def apply(
         if check:
             report("verifying")
             written = open_checkpoint(stage.folder, shard_suffix=PARTIAL, described_by=source)
-            done.equivalence = certify(checkpoint, written, touched)
+            done.equivalence = certify(checkpoint, written, [touched])
             if done.equivalence.verdict != "equivalent":
-                raise NotEquivalentError(f"{target}: not equivalent to {source}, nothing was written: {done.equivalence}")
+                raise NotEquivalentError(
+                    f"{target}: not equivalent to {source}, nothing was written: {done.equivalence}"
+                )
         manifest = Manifest(family=architecture.family.name, scrambles=(*earlier, done))
         stage.write(MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
         stage.commit()

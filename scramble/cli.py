@@ -128,7 +128,9 @@ def apply(
     seed: Annotated[int, typer.Option(help="Names the draw.")] = 0,
     out: OutOption = None,
     verify: Annotated[bool, typer.Option(help="Show equivalence before the target appears.")] = True,
-    hash: Annotated[str, typer.Option(help="What the manifest's hash of the source covers: touched or full.")] = "touched",
+    hash: Annotated[
+        str, typer.Option(help="What the manifest's hash of the source covers: touched or full.")
+    ] = "touched",
     force: ForceOption = False,
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
@@ -175,7 +177,9 @@ def default_target(model: str, source: Path, suffix: str) -> Path:
 
 @app.command()
 def invert(
-    model: Annotated[str, typer.Argument(help="A scrambled checkpoint, or one trained from a scrambled start.")],
+    model: Annotated[
+        str, typer.Argument(help="A scrambled checkpoint, or one trained from a scrambled start.")
+    ],
     out: OutOption = None,
     manifest: Annotated[
         Path | None, typer.Option(help="The folder whose scramble.json to undo, if MODEL has none.")
@@ -201,7 +205,7 @@ def verify(
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
-    """Show that two checkpoints compute the same function. Exit code 0 equivalent, 1 not, 2 could not tell."""
+    """Show that two checkpoints compute one function. Exit code 0 equivalent, 1 not, 2 could not tell."""
     from scramble.checkpoints import locate
     from scramble.verify import STORAGE_FACTOR
     from scramble.verify import verify as scramble_verify

@@ -31,7 +31,9 @@ def inspect(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
                     "applies": reason is None,
                     "group": symmetry.group(architecture.sizes) if reason is None else None,
                     "reason": reason,
-                    "options": ", ".join(f"{key}={field.default}" for key, field in kind.model_fields.items()),
+                    "options": ", ".join(
+                        f"{key}={field.default}" for key, field in kind.model_fields.items()
+                    ),
                 }
             )
     meta: dict[str, Any] = {
@@ -45,7 +47,9 @@ def inspect(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     if has_manifest(folder):
         steps = read_manifest(folder)[0].steps
         found = {name: [s.layer for s in steps if s.symmetry == name] for name in {s.symmetry for s in steps}}
-        meta["scrambles"] = "; ".join(f"{name} in layers {_ranges(layers)}" for name, layers in sorted(found.items()))
+        meta["scrambles"] = "; ".join(
+            f"{name} in layers {_ranges(layers)}" for name, layers in sorted(found.items())
+        )
     return rows, meta
 
 

@@ -26,7 +26,9 @@ def invert(source: Path, target: Path, *, manifest: Path | None = None, force: b
     checkpoint = open_checkpoint(source)
     done, elements = read_manifest(manifest or source)
     if done.family != checkpoint.architecture.family.name:
-        raise ManifestError(f"{manifest or source}: a manifest of {done.family}, the checkpoint is another family")
+        raise ManifestError(
+            f"{manifest or source}: a manifest of {done.family}, the checkpoint is another family"
+        )
     if bad := [layer for layer in done.layers if layer >= checkpoint.architecture.layers]:
         raise ManifestError(f"{manifest or source}: layer {bad[0]} is not in {source}")
     touched = inverse_actions(actions(checkpoint.architecture, checkpoint.tensors, done.steps, elements))

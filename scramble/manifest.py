@@ -7,7 +7,7 @@ weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from scramble.axes import Layout
 from scramble.checkpoints import Checkpoint
 from scramble.errors import ManifestError
 from scramble.families import Architecture
-from scramble.symmetries import KINDS, Element, Symmetry
+from scramble.symmetries import KINDS, Element, ElementKind, Symmetry
 
 MANIFEST = "scramble.json"
 ELEMENTS = "scramble/elements.safetensors"
@@ -32,7 +32,7 @@ class ElementRecord(_Record):
     """One stored element; `key` names its tensor in the elements file."""
 
     key: str
-    kind: Literal["rotation", "permutation"]
+    kind: ElementKind
     axis: str
     over: tuple[str, ...]
 
@@ -109,6 +109,8 @@ class Manifest(_Record):
 
 
 Elements = Mapping[str, "np.ndarray[Any, np.dtype[Any]]"]
+Actions = Mapping[str, tuple[Layout, list[Element]]]
+"""Tensor name to its layout and the elements that act on it, the first one first."""
 
 
 def has_manifest(folder: Path) -> bool:
@@ -128,7 +130,9 @@ def read_manifest(folder: Path) -> tuple[Manifest, Elements]:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
         elements = load_file(folder / ELEMENTS)
     except FileNotFoundError as error:
-        raise ManifestError(f"{error.filename or folder / ELEMENTS}: missing; not a scrambled checkpoint?") from None
+        raise ManifestError(
+            f"{error.filename or folder / ELEMENTS}: missing; not a scrambled checkpoint?"
+        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -183,9 +187,9 @@ def _element(record: ElementRecord, elements: Elements) -> Element:
 
 
 def actions(
-    architecture: Architecture, names: Iterator[str] | Sequence[str], steps: Sequence[Step], elements: Elements
-) -> dict[str, tuple[Layout, list[Element]]]:
-    """For every tensor that the steps touch: its layout and the elements that act on it, in order."""
+    architecture: Architecture, names: Iterable[str], steps: Sequence[Step], elements: Elements
+) -> Actions:
+    """The actions of the steps on the tensors that they touch, of those in `names`."""
     present, touched = set(names), dict[str, tuple[Layout, list[Element]]]()
     for step in steps:
         layouts = architecture.layer_layouts(step.layer)
@@ -197,9 +201,16 @@ def actions(
     return touched
 
 
-def inverse_actions(
-    touched: Mapping[str, tuple[Layout, list[Element]]],
-) -> dict[str, tuple[Layout, list[Element]]]:
+def compose(stages: Iterable[Actions]) -> Actions:
+    """One action after the other."""
+    joined = dict[str, tuple[Layout, list[Element]]]()
+    for stage in stages:
+        for name, (layout, elements) in stage.items():
+            joined.setdefault(name, (layout, []))[1].extend(elements)
+    return joined
+
+
+def inverse_actions(touched: Actions) -> Actions:
     """What undoes `actions`: inverses in reverse order."""
     return {
         name: (layout, [element.inverse() for element in reversed(elements)])

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-from scramble.axes import Layout
 from scramble.checkpoints import PARTIAL, Checkpoint, Staging
 from scramble.errors import TargetError
-from scramble.manifest import MANIFEST, TouchedTensor
-from scramble.symmetries import Element
+from scramble.manifest import MANIFEST, Actions, TouchedTensor
 from scramble.transform import rounded
 
 # Other copies of the weights: they would still hold the old ones.
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".gguf", ".onnx")
 
 
-def rewrite(
-    checkpoint: Checkpoint, stage: Staging, touched: Mapping[str, tuple[Layout, list[Element]]]
-) -> dict[str, TouchedTensor]:
+def rewrite(checkpoint: Checkpoint, stage: Staging, touched: Actions) -> dict[str, TouchedTensor]:
     """Copy every shard with the kernel, overwrite the touched tensors, and copy the files beside them.
 
     Names of shards and of `config.json` keep their `.partial` until the staging folder is committed.
@@ -37,10 +33,10 @@ def rewrite(
             layout, elements = touched[tensor]
             words, entry = checkpoint.words(tensor), shard.tensors[tensor]
             image, error = rounded(tensor, words, checkpoint.storage(tensor), layout, sizes, elements)
-            stage.overwrite(name, entry.start, memoryview(image).cast("B"))
+            stage.overwrite(name, entry.start, image.data.cast("B"))
             records[tensor] = TouchedTensor(
-                before=hashlib.sha256(words).hexdigest(),
-                after=hashlib.sha256(image).hexdigest(),
+                before=hashlib.sha256(words.data).hexdigest(),
+                after=hashlib.sha256(image.data).hexdigest(),
                 dtype=entry.dtype,
                 rounding_error=error,
             )
@@ -63,5 +59,3 @@ def left_out(checkpoint: Checkpoint) -> list[str]:
     kept = {path.name for path in side_files(checkpoint.folder)} | {"config.json", MANIFEST, "scramble"}
     kept |= {shard.path.name for shard in checkpoint.shards}
     return sorted(path.name for path in checkpoint.folder.iterdir() if path.name not in kept)
-
-

@@ -15,7 +15,7 @@ from scramble.symmetries import Element, act
 
 def exact(
     words: Array, storage: Storage, layout: Layout, sizes: Sizes, elements: Sequence[Element]
-) -> Float64[np.ndarray, "..."]:
+) -> Float64[np.ndarray, ...]:
     """The transformed tensor in float64, unrounded."""
     return act(storage.decode(words), layout, sizes, elements)
 
@@ -34,14 +34,14 @@ def rounded(
     stored = storage.encode(image)
     back = storage.decode(stored)
     if not np.isfinite(back).all():
-        raise CheckpointError(f"'{name}': {storage.name} cannot hold the transformed values (infinite or NaN)")
+        raise CheckpointError(
+            f"'{name}': {storage.name} cannot hold the transformed values (infinite or NaN)"
+        )
     norm = float(np.linalg.norm(image))
     return stored, float(np.linalg.norm(back - image)) / norm if norm else 0.0
 
 
-def off(
-    words: Array, storage: Storage, target: Float64[np.ndarray, "..."]
-) -> int:
+def off(words: Array, storage: Storage, target: Float64[np.ndarray, ...]) -> int:
     """How many stored words are not `target` rounded to nearest.
 
     The slack lets a tie fall either way where two BLAS libraries differ in the last bits of float64.

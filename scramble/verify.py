@@ -7,18 +7,16 @@ nearest, and every weight that no symmetry touched must be the base's, bit for b
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scramble.axes import Layout
 from scramble.checkpoints import Checkpoint, open_checkpoint
 from scramble.errors import MismatchError, UndecidedError
-from scramble.manifest import Equivalence, actions, has_manifest, read_manifest
-from scramble.symmetries import Element
-from scramble.transform import exact, off
+from scramble.manifest import Actions, Equivalence, actions, compose, has_manifest, read_manifest
+from scramble.transform import exact, off, rounded
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +44,7 @@ def verify(base: Path, model: Path) -> Equivalence:
     return certify(first, second, _recorded(first, second))
 
 
-def _recorded(base: Checkpoint, model: Checkpoint) -> Mapping[str, tuple[Layout, list[Element]]] | None:
+def _recorded(base: Checkpoint, model: Checkpoint) -> list[Actions] | None:
     """The actions that lead from `base` to `model`, if the manifest of `model` passes through `base`."""
     if not has_manifest(model.folder):
         return None
@@ -55,15 +53,13 @@ def _recorded(base: Checkpoint, model: Checkpoint) -> Mapping[str, tuple[Layout,
         if not done.tensors.keys() - base.tensors.keys() and done.source.hash == base.hash(
             done.tensors, full=done.source.hash_kind == "full"
         ):
-            steps = [step for later in manifest.scrambles[place:] for step in later.steps]
-            return actions(base.architecture, base.tensors, steps, elements)
+            later = manifest.scrambles[place:]
+            return [actions(base.architecture, base.tensors, one.steps, elements) for one in later]
     return None
 
 
-def certify(
-    base: Checkpoint, model: Checkpoint, touched: Mapping[str, tuple[Layout, list[Element]]] | None
-) -> Equivalence:
-    """Run the checks on random tokens; `touched` are the actions without rounding, None if not known."""
+def certify(base: Checkpoint, model: Checkpoint, stages: Sequence[Actions] | None) -> Equivalence:
+    """Run the checks on random tokens. `stages` are the scrambles between the two, each rounded once."""
     _same_tensors(base, model)
     changed = [name for name in base.tensors if not np.array_equal(base.words(name), model.words(name))]
     logits = _Logits(base)
@@ -72,21 +68,20 @@ def certify(
         raise UndecidedError(f"{base.folder}: the base model's logits are not finite")
 
     algebra = weights_off = None
-    if touched is not None:
+    touched = compose(stages or ())
+    if stages is not None:
         sizes = base.architecture.sizes
-        weights_off = sum(_differing(base, model, name) for name in changed if name not in touched)
         for name, (layout, elements) in touched.items():
-            image = exact(base.words(name), base.storage(name), layout, sizes, elements)
-            weights_off += off(model.words(name), model.storage(name), image)
-            logits.put(name, image)
+            logits.put(name, exact(base.words(name), base.storage(name), layout, sizes, elements))
         algebra = _error(logits(), reference)
-    names = sorted({*changed, *(touched or ())})
+        weights_off = sum(_weights_off(base, model, name, stages) for name in {*changed, *touched})
+    names = sorted({*changed, *touched})
     for name in names:
         logits.put(name, model.storage(name).decode(model.words(name)))
     storage = _error(logits(), reference)
 
     # Permuted tensors are not rounded, so they take no noise, unless there are no others.
-    moved = {name for name, (_, elements) in (touched or {}).items() if all(e.exact for e in elements)}
+    moved = {name for name, (_, elements) in touched.items() if all(e.exact for e in elements)}
     noisy = [name for name in names if name not in moved] or names
     for name in set(names) - set(noisy):
         logits.put(name, base.storage(name).decode(base.words(name)))
@@ -127,8 +122,16 @@ def _same_tensors(base: Checkpoint, model: Checkpoint) -> None:
             )
 
 
-def _differing(base: Checkpoint, model: Checkpoint, name: str) -> int:
-    return int(np.count_nonzero(base.words(name) != model.words(name)))
+def _weights_off(base: Checkpoint, model: Checkpoint, name: str, stages: Sequence[Actions]) -> int:
+    """Stored weights that are not what the stages make of the base's, with one rounding a stage."""
+    words, storage, sizes = base.words(name), base.storage(name), base.architecture.sizes
+    acting = [stage[name] for stage in stages if name in stage]
+    if not acting:
+        return int(np.count_nonzero(words != model.words(name)))
+    for layout, elements in acting[:-1]:
+        words, _ = rounded(name, words, storage, layout, sizes, elements)
+    layout, elements = acting[-1]
+    return off(model.words(name), storage, exact(words, storage, layout, sizes, elements))
 
 
 def _error(logits: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> float:

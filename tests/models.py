@@ -1,4 +1,4 @@
-"""Tiny models of every family, made by transformers, with every bias and gain random and none of them zero."""
+"""Tiny models of every family, made by transformers, with every bias and gain random and not zero."""
 
 from __future__ import annotations
 
@@ -95,7 +95,11 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     """Every tensor of a checkpoint."""
     from safetensors.torch import load_file
 
-    return {name: value for path in sorted(folder.glob("*.safetensors")) for name, value in load_file(path).items()}
+    return {
+        name: value
+        for path in sorted(folder.glob("*.safetensors"))
+        for name, value in load_file(path).items()
+    }
 
 
 def edit_config(folder: Path, **changes: Any) -> None:

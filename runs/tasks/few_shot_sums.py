@@ -35,7 +35,8 @@ class FewShotSums(VerifiableTask):
 
     def _example(self, rng: random.Random) -> Example:
         *shots, (a, b) = [
-            (rng.randint(self.low, self.high), rng.randint(self.low, self.high)) for _ in range(self.shots + 1)
+            (rng.randint(self.low, self.high), rng.randint(self.low, self.high))
+            for _ in range(self.shots + 1)
         ]
         solved = "".join(f"{x}+{y}={x + y}\n" for x, y in shots)
         return Example(f"{solved}{a}+{b}=", str(a + b))

@@ -1,8 +1,10 @@
-"""Any data set of reasoning-gym, by name. Its own scores give partial credit, so answers are compared here."""
+"""Any data set of reasoning-gym, by name. Its scores give partial credit, so answers are compared here."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
+
+from pydantic import Field
 
 from runs.tasks.task import Example, VerifiableTask
 from scramble.errors import MissingDependencyError, RecipeError
@@ -19,7 +21,7 @@ class ReasoningGym(VerifiableTask):
 
     name: Literal["reasoning-gym"]
     dataset: str
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     template: str = "{question}\nAnswer:"
     answer_pattern: str = r"\s*([^\n]+)"
 
@@ -33,11 +35,14 @@ class ReasoningGym(VerifiableTask):
         try:
             import reasoning_gym
         except ImportError:
-            raise MissingDependencyError("reasoning-gym is not installed: pip install 'scramble[runs]'") from None
+            raise MissingDependencyError(
+                "reasoning-gym is not installed: pip install 'scramble[runs]'"
+            ) from None
         try:
             data = reasoning_gym.create_dataset(self.dataset, seed=self.seed, size=self.size, **self.options)
         except (ValueError, TypeError, AssertionError) as error:
             raise RecipeError(f"task: reasoning-gym '{self.dataset}' with {self.options}: {error}") from None
         return [
-            Example(self.template.replace("{question}", item["question"]), str(item["answer"])) for item in data
+            Example(self.template.replace("{question}", item["question"]), str(item["answer"]))
+            for item in data
         ]

@@ -52,7 +52,7 @@ class Checkpoint:
         return STORAGES[self.tensors[name].dtype]
 
     def tensor_hash(self, name: str) -> str:
-        return hashlib.sha256(self.words(name)).hexdigest()
+        return hashlib.sha256(self.words(name).data).hexdigest()
 
     def hash(self, touched: Iterable[str] = (), *, full: bool = False) -> str:
         """Digest of config, headers and sizes, and of the bytes of the `touched` tensors or of every file."""
@@ -108,7 +108,9 @@ def shard_names(folder: Path) -> list[str]:
     names = sorted(set(map(str, weight_map.values())))
     for name in names:
         if PurePosixPath(name).name != name or "\\" in name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"{folder / INDEX}: names '{name}', which is not a safetensors file of the folder")
+            raise CheckpointError(
+                f"{folder / INDEX}: names '{name}', which is not a safetensors file of the folder"
+            )
     for name in names:
         held = read_shard(folder / name).tensors
         if lost := [tensor for tensor, file in weight_map.items() if file == name and tensor not in held]:

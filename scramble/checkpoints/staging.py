@@ -54,7 +54,9 @@ class Staging:
     def commit(self) -> None:
         """Take the `.partial` off every name, flush to disk, and rename the folder to the target."""
         self.sync()
-        partials = sorted(self.folder.rglob("*" + PARTIAL), key=lambda path: path.name == "config.json" + PARTIAL)
+        partials = sorted(
+            self.folder.rglob("*" + PARTIAL), key=lambda path: path.name == "config.json" + PARTIAL
+        )
         for path in partials:
             path.rename(path.with_name(path.name.removesuffix(PARTIAL)))
         _sync(self.folder)

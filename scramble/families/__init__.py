@@ -18,10 +18,10 @@ def architecture(config: Config) -> Architecture:
     Raises:
         UnknownFamilyError: no table for this `model_type`.
     """
-
     model_type = config.get("model_type")
     if model_type not in FAMILIES:
         raise UnknownFamilyError(
-            f"config.json says model_type {model_type!r}; families with a table: {', '.join(sorted(FAMILIES))}"
+            f"config.json says model_type {model_type!r}; families with a table: "
+            f"{', '.join(sorted(FAMILIES))}"
         )
     return Architecture(FAMILIES[model_type], config)

@@ -44,9 +44,7 @@ def outside(config: Config) -> Table:
     return OUTSIDE
 
 
-def sizes(
-    config: Config, *, kv_heads: int | None = None, head_dim: int | None = None
-) -> dict[str, Any]:
+def sizes(config: Config, *, kv_heads: int | None = None, head_dim: int | None = None) -> dict[str, Any]:
     """Axis lengths from the usual config keys.
 
     `head_dim` is read from the config first: it need not be hidden / heads (Qwen3). The keyword values are

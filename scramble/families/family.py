@@ -95,7 +95,7 @@ class Architecture:
             if name not in shapes:
                 if not name.endswith(tuple(optional)):
                     raise UnknownFamilyError(
-                        f"{self.family.name}: tensor '{name}' is in the family's table but not in the checkpoint"
+                        f"{self.family.name}: '{name}' is in the family's table but not in the checkpoint"
                     )
             elif shapes[name] != (want := layout.shape(self.sizes)):
                 raise UnknownFamilyError(

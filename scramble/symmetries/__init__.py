@@ -5,12 +5,22 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 
 from scramble.errors import SymmetryError
-from scramble.symmetries.elements import KINDS, Element, Permutation, Rotation, act
+from scramble.symmetries.elements import KINDS, Element, ElementKind, Permutation, Rotation, act
 from scramble.symmetries.head_permutation import HeadPermutation
 from scramble.symmetries.symmetry import Symmetry
 from scramble.symmetries.vo_rotation import VoRotation
 
-__all__ = ["KINDS", "SYMMETRIES", "Element", "Permutation", "Rotation", "Symmetry", "act", "symmetry"]
+__all__ = [
+    "KINDS",
+    "SYMMETRIES",
+    "Element",
+    "ElementKind",
+    "Permutation",
+    "Rotation",
+    "Symmetry",
+    "act",
+    "symmetry",
+]
 
 SYMMETRIES: dict[str, type[Symmetry]] = {kind.name: kind for kind in (VoRotation, HeadPermutation)}
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from scramble.axes import Array, Layout, Sizes
 
+ElementKind = Literal["rotation", "permutation"]
+
 
 class Element(Protocol):
     """An element of a group that acts on `axis`, one for each position of the axes `over`."""
 
-    kind: ClassVar[str]
+    kind: ClassVar[ElementKind]
     exact: ClassVar[bool]
 
     @property
@@ -50,7 +52,7 @@ class Rotation:
     axis: str
     over: tuple[str, ...]
     data: Float64[np.ndarray, "*over n n"]
-    kind: ClassVar[str] = "rotation"
+    kind: ClassVar[ElementKind] = "rotation"
     exact: ClassVar[bool] = False
 
     def inverse(self) -> Rotation:
@@ -77,7 +79,7 @@ class Permutation:
     axis: str
     over: tuple[str, ...]
     data: Int64[np.ndarray, "*over n"]
-    kind: ClassVar[str] = "permutation"
+    kind: ClassVar[ElementKind] = "permutation"
     exact: ClassVar[bool] = True
 
     def inverse(self) -> Permutation:

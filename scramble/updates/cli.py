@@ -39,14 +39,16 @@ def diff(
 def overlap(
     runs: Annotated[list[str], typer.Argument(metavar="START:END...", help="Two runs or more.")],
     by: ByOption = "model,module,layer",
-    frame: Annotated[str, typer.Option(help="raw, aligned (scrambles undone before comparing), or both.")] = "both",
+    frame: Annotated[
+        str, typer.Option(help="raw, aligned (scrambles undone before comparing), or both.")
+    ] = "both",
     base: Annotated[
         Path | None, typer.Option(help="What was scrambled, if it is not where the manifest says.")
     ] = None,
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
-    """How far the updates of runs overlap, pair by pair, beside what chance and magnitude alone would give."""
+    """How far the updates of runs overlap, pair by pair, beside what chance and magnitude alone give."""
     from scramble.updates.ends import FRAMES, open_run
     from scramble.updates.tables import count_pairs
     from scramble.updates.tables import overlap as scramble_overlap

@@ -35,7 +35,7 @@ class PairCounts:
     Attributes:
         both: weights that both runs changed.
         chance: expected `both` if each run's changes were spread evenly over the tensor.
-        magnitude_matched: expected `both` if each run changed weights at its own rate for their magnitude key.
+        magnitude_matched: expected `both` if each run kept its own change rate for each magnitude key.
         mask_*: (co)variances of the two masks within the tensor, times n.
         dot, square_*: of the float32 updates.
         rank_*: (co)variances of the ranks of |update| within the tensor, ranks in [0, 1], times n.
@@ -93,8 +93,8 @@ def ranks(delta: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
     bins = (np.abs(delta).view(np.uint32) >> _RANK_SHIFT).astype(np.intp)
     counts = np.bincount(bins)
     upto = np.cumsum(counts)
-    middle = (upto - counts / 2) / len(delta) - 0.5
-    return middle.astype(np.float32)[bins]
+    middle: Float32[np.ndarray, " bins"] = ((upto - counts / 2) / len(delta) - 0.5).astype(np.float32)
+    return middle[bins]
 
 
 def update_counts(update: Update) -> UpdateCounts:
@@ -142,7 +142,7 @@ def pair_counts(a: Side, b: Side, *, same_start: bool) -> PairCounts:
     )
 
 
-def _dot(a: Float32[np.ndarray, "..."], b: Float32[np.ndarray, "..."]) -> float:
+def _dot(a: Float32[np.ndarray, ...], b: Float32[np.ndarray, ...]) -> float:
     """Inner product, summed in float64 by blocks."""
     a, b = a.reshape(-1), b.reshape(-1)
     block = 1 << 16

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -12,11 +12,10 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32, UInt16
 
-from scramble.axes import Layout
 from scramble.checkpoints import STORAGES, Checkpoint, locate, open_checkpoint
 from scramble.errors import ManifestError, MismatchError, SelectionError
-from scramble.manifest import actions, check_source, has_manifest, inverse_actions, read_manifest
-from scramble.symmetries import Element, act
+from scramble.manifest import Actions, actions, check_source, has_manifest, inverse_actions, read_manifest
+from scramble.symmetries import act
 from scramble.updates.masks import bf16_words, float32_values
 
 Frame = Literal["raw", "aligned"]
@@ -27,9 +26,9 @@ FRAMES: tuple[Frame, ...] = ("raw", "aligned")
 class Update:
     """One tensor of one run: both ends as bf16 words, and the update in float32."""
 
-    start: UInt16[np.ndarray, "..."]
-    end: UInt16[np.ndarray, "..."]
-    delta: Float32[np.ndarray, "..."]
+    start: UInt16[np.ndarray, ...]
+    end: UInt16[np.ndarray, ...]
+    delta: Float32[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Run:
     end: Checkpoint
     name: str
     seed: int | None = None
-    undo: Mapping[str, tuple[Layout, list[Element]]] = field(default_factory=dict)
+    undo: Actions = field(default_factory=dict)
     base: Checkpoint | None = None
 
     @property
@@ -116,8 +115,8 @@ def ends(start: Path, end: Path, *, aligned: bool = False, base: Path | None = N
     for name, (_, factors) in undo.items():
         if closed.tensors[name].dtype in ("BF16", "F16") and not all(factor.exact for factor in factors):
             raise ManifestError(
-                f"{end}: the aligned frame needs a float32 end, '{name}' is {closed.tensors[name].dtype}: what "
-                "rounding hid cannot be rotated back, and overlap would fall for that alone; "
+                f"{end}: the aligned frame needs a float32 end, '{name}' is {closed.tensors[name].dtype}: "
+                "what rounding hid cannot be rotated back, and overlap would fall for that alone; "
                 f"{_fp32_hint(end)}or use --frame raw"
             )
     return Run(opened, closed, run.name, run.seed, undo, source)

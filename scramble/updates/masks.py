@@ -16,34 +16,35 @@ from scramble.checkpoints.storage import bf16_to_float32
 KEYS = 512
 
 
-def bf16_words(words: Array, storage: Storage) -> UInt16[np.ndarray, "..."]:
+def bf16_words(words: Array, storage: Storage) -> UInt16[np.ndarray, ...]:
     """Stored words as bf16, rounded if they are not bf16 already."""
     if storage.name == "BF16":
         return np.asarray(words)
-    return STORAGES["BF16"].encode(storage.decode(words))
+    rounded: UInt16[np.ndarray, ...] = STORAGES["BF16"].encode(storage.decode(words))
+    return rounded
 
 
-def float32_values(words: Array, storage: Storage) -> Float32[np.ndarray, "..."]:
+def float32_values(words: Array, storage: Storage) -> Float32[np.ndarray, ...]:
     """Stored words as float32."""
-    return bf16_to_float32(words) if storage.name == "BF16" else np.asarray(words, dtype=np.float32)
+    if storage.name == "BF16":
+        return bf16_to_float32(words)
+    return np.asarray(words, dtype=np.float32)
 
 
-def changed(
-    start: UInt16[np.ndarray, "..."], end: UInt16[np.ndarray, "..."]
-) -> Bool[np.ndarray, "..."]:
+def changed(start: UInt16[np.ndarray, ...], end: UInt16[np.ndarray, ...]) -> Bool[np.ndarray, ...]:
     """Where two bf16 tensors differ as words; +0 equals -0, NaNs are compared as words."""
     return (start != end) & (((start | end) & 0x7FFF) != 0)
 
 
-def non_finite(words: UInt16[np.ndarray, "..."]) -> int:
+def non_finite(words: UInt16[np.ndarray, ...]) -> int:
     """How many bf16 words are infinite or NaN."""
     return int(np.count_nonzero((words & 0x7F80) == 0x7F80))
 
 
-def magnitude_key(words: UInt16[np.ndarray, "..."]) -> UInt16[np.ndarray, "..."]:
+def magnitude_key(words: UInt16[np.ndarray, ...]) -> UInt16[np.ndarray, ...]:
     """(exponent, mantissa is zero) of bf16 words as one number below `KEYS`.
 
     They fix the rounding threshold: half an ULP, and a quarter towards zero just at a power of two.
     """
-    key: UInt16[np.ndarray, "..."] = ((words >> 6) & 0x1FE) | ((words & 0x7F) == 0)
+    key: UInt16[np.ndarray, ...] = ((words >> 6) & 0x1FE) | ((words & 0x7F) == 0)
     return key

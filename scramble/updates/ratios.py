@@ -68,7 +68,10 @@ def pair_ratios(counts: pd.DataFrame) -> pd.DataFrame:
     total = c["changed_a"] + c["changed_b"]
     found["density_a"], found["density_b"] = c["changed_a"] / c["n"], c["changed_b"] / c["n"]
     found["jaccard"] = _ratio(c["both"], total - c["both"])
-    found["overlap_a"], found["overlap_b"] = _ratio(c["both"], c["changed_a"]), _ratio(c["both"], c["changed_b"])
+    found["overlap_a"], found["overlap_b"] = (
+        _ratio(c["both"], c["changed_a"]),
+        _ratio(c["both"], c["changed_b"]),
+    )
     for baseline in ("chance", "magnitude_matched"):
         found[baseline] = _ratio(c[baseline], total - c[baseline])
     for baseline in ("chance", "magnitude_matched"):

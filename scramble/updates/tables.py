@@ -35,7 +35,8 @@ def count_pairs(
         MismatchError: the runs are not of one model.
     """
     same_model(runs)
-    rows, names = [], runs[0].tensors
+    rows: list[dict[str, object]] = []
+    names = runs[0].tensors
     for done, name in enumerate(names):
         for frame in frames:
             if frame == "aligned" and "raw" in frames and not any(name in run.undo for run in runs):

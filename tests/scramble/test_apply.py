@@ -72,7 +72,12 @@ def test_the_manifest_records_what_was_done(checkpoint: Path, tmp_path: Path) ->
 
 
 def test_other_copies_of_the_weights_are_not_carried_over(checkpoint: Path, tmp_path: Path) -> None:
-    for name in ("pytorch_model.bin", "consolidated.safetensors", "model.gguf", "pytorch_model.bin.index.json"):
+    for name in (
+        "pytorch_model.bin",
+        "consolidated.safetensors",
+        "model.gguf",
+        "pytorch_model.bin.index.json",
+    ):
         (checkpoint / name).write_bytes(b"old weights")
     (checkpoint / "tokenizer.json").write_text("{}")
     apply(checkpoint, tmp_path / "out", layers="1", check=False)
@@ -147,7 +152,10 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "unknown family": (lambda f: edit_config(f, model_type="mamba"), "model_type 'mamba'"),
     "no config": (drop("config.json"), "config.json: missing"),
     "config not JSON": (lambda f: (f / "config.json").write_text("{"), "cannot be read as JSON"),
-    "config without sizes": (lambda f: (f / "config.json").write_text('{"model_type": "qwen2"}'), "config.json has no"),
+    "config without sizes": (
+        lambda f: (f / "config.json").write_text('{"model_type": "qwen2"}'),
+        "config.json has no",
+    ),
     "heads do not divide": (lambda f: edit_config(f, num_key_value_heads=3), "do not divide"),
     "wrong head count": (lambda f: edit_config(f, num_key_value_heads=4), "has shape"),
     "no weights": (drop("model.safetensors"), "neither model.safetensors nor"),
@@ -157,7 +165,10 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda f: (f / "model.safetensors").write_bytes((4).to_bytes(8, "little") + b"junk"),
         "header cannot be read",
     ),
-    "index outside": (index_outside, "'../outside.safetensors', which is not a safetensors file of the folder"),
+    "index outside": (
+        index_outside,
+        "'../outside.safetensors', which is not a safetensors file of the folder",
+    ),
     "missing shard": (index_missing_shard, "the shard is missing"),
     "pickle only": (only_pickle, "pickled weights (pytorch_model.bin)"),
     "unknown tensor": (rename_tensor, "q_proj.weight' is in the family's table but not in the checkpoint"),
@@ -202,7 +213,9 @@ def test_bad_arguments_are_one_line(
 
 
 def test_a_trivial_group_is_refused(tmp_path: Path, command: Command) -> None:
-    single = Tiny("llama", kv_heads=1, group=1, head_dim=4, layers=1).save(tmp_path / "single", torch.bfloat16)
+    single = Tiny("llama", kv_heads=1, group=1, head_dim=4, layers=1).save(
+        tmp_path / "single", torch.bfloat16
+    )
     found = command("apply", single, "--layers", 0)
     assert found.code == 2
     assert "nothing to permute: 1 KV head(s)" in found.err
@@ -223,7 +236,10 @@ def test_a_constraint_forbids_and_gives_its_reason(
     found = command("apply", checkpoint, "--layers", 0, "--symmetry", symmetry)
     assert found.code == 2
     assert constraint.note in found.err
-    reasons = {row["symmetry"]: row["reason"] for row in command("inspect", checkpoint, "--format", "json").json["rows"]}
+    reasons = {
+        row["symmetry"]: row["reason"]
+        for row in command("inspect", checkpoint, "--format", "json").json["rows"]
+    }
     assert constraint.note in reasons[symmetry]
     assert sum(reason is None for reason in reasons.values()) == 1
 

@@ -42,7 +42,9 @@ def test_a_product_is_what_einops_says(text: str) -> None:
     layout = parse(text)
     array = np.arange(np.prod(layout.shape(SIZES))).reshape(layout.shape(SIZES))
     ((names, view),) = layout.views(array, SIZES)
-    np.testing.assert_array_equal(view, rearrange(array, f"{text} -> {' '.join(names)}", **{n: SIZES[n] for n in names}))
+    np.testing.assert_array_equal(
+        view, rearrange(array, f"{text} -> {' '.join(names)}", **{n: SIZES[n] for n in names})
+    )
 
 
 def test_a_direct_sum_is_head_after_head() -> None:

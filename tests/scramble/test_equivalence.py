@@ -21,7 +21,9 @@ CHOICES += [("vo-rotation", "head-permutation"), ("head-permutation", "vo-rotati
 symmetry_choices = st.sampled_from(CHOICES)
 
 
-def attention(tensors: dict[str, torch.Tensor], layer: int, tiny: Tiny, arrangement: list[tuple[int, int]]) -> list[torch.Tensor]:
+def attention(
+    tensors: dict[str, torch.Tensor], layer: int, tiny: Tiny, arrangement: list[tuple[int, int]]
+) -> list[torch.Tensor]:
     """For each (kv head, query head in it): `W_O W_V`, `W_O b_V`, and `W_Q^T W_K` with biases as a column."""
     prefix, d = f"model.layers.{layer}.self_attn.", tiny.head_dim
 
@@ -52,7 +54,9 @@ def origins(folder: Path, layer: int, tiny: Tiny) -> list[tuple[int, int]]:
 
 
 @given(tinies(), symmetry_choices, st.data())
-def test_a_scramble_keeps_the_function_and_the_invariants(tiny: Tiny, chosen: tuple[str, ...], data: st.DataObject) -> None:
+def test_a_scramble_keeps_the_function_and_the_invariants(
+    tiny: Tiny, chosen: tuple[str, ...], data: st.DataObject
+) -> None:
     layers = sorted(data.draw(st.sets(st.integers(0, tiny.layers - 1), min_size=1)))
     with TemporaryDirectory() as scratch:
         base, target = tiny.save(Path(scratch) / "base"), Path(scratch) / "scrambled"
@@ -89,7 +93,9 @@ def test_invert_undoes_apply(tiny: Tiny, chosen: tuple[str, ...], dtype: torch.d
         apply(base, root / "scrambled", layers="all", symmetries=chosen, check=False)
         invert(root / "scrambled", root / "back")
         if chosen == ("head-permutation",):
-            assert (root / "back" / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
+            assert (root / "back" / "model.safetensors").read_bytes() == (
+                base / "model.safetensors"
+            ).read_bytes()
         for name, old in weights(base).items():
             gap = torch.linalg.norm(weights(root / "back")[name].double() - old.double())
             assert gap <= (1e-14 if dtype is torch.float64 else 6e-3) * torch.linalg.norm(old.double()), name
@@ -101,7 +107,14 @@ def test_scrambles_stack_and_undo_in_reverse(tiny: Tiny) -> None:
         root = Path(scratch)
         base = tiny.save(root / "base")
         apply(base, root / "one", layers="0", check=False)
-        apply(root / "one", root / "two", layers="all", symmetries=("head-permutation", "vo-rotation"), seed=1, check=False)
+        apply(
+            root / "one",
+            root / "two",
+            layers="all",
+            symmetries=("head-permutation", "vo-rotation"),
+            seed=1,
+            check=False,
+        )
         assert torch.allclose(logits(root / "two"), logits(base), rtol=1e-5, atol=1e-5)
         invert(root / "two", root / "back")
         for name, old in weights(base).items():

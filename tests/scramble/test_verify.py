@@ -74,7 +74,9 @@ def test_a_sound_transform_passes_both_checks(checkpoint: Path, command: Command
     assert found.json["meta"]["algebra_error"] < 1e-6 < found.json["meta"]["noise_floor"]
 
 
-def test_without_a_manifest_only_storage_is_checked_and_it_says_so(checkpoint: Path, command: Command) -> None:
+def test_without_a_manifest_only_storage_is_checked_and_it_says_so(
+    checkpoint: Path, command: Command
+) -> None:
     target = checkpoint.with_name("good")
     apply(checkpoint, target, layers="all")
     (target / "scramble.json").unlink()
@@ -94,7 +96,9 @@ def test_stacked_scrambles_verify_from_any_stage(checkpoint: Path, command: Comm
         assert len(found.json["rows"]) == 3
 
 
-@pytest.mark.parametrize("name", [PREFIX + "v_proj.bias", "model.layers.0.mlp.down_proj.weight", "model.norm.weight"])
+@pytest.mark.parametrize(
+    "name", [PREFIX + "v_proj.bias", "model.layers.0.mlp.down_proj.weight", "model.norm.weight"]
+)
 def test_one_weight_that_is_off_is_caught(name: str, checkpoint: Path, command: Command) -> None:
     from safetensors.torch import save_file
 

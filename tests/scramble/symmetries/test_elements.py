@@ -12,7 +12,12 @@ from scramble.symmetries.draws import generator
 from scramble.symmetries.vo_rotation import haar
 
 SIZES = {"kv_head": 3, "group": 2, "qk": 4, "v": 5, "hidden": 7}
-LAYOUTS = ["(kv_head group v) hidden", "hidden (kv_head group v)", "(kv_head v)", "(kv_head (group v + v + qk)) hidden"]
+LAYOUTS = [
+    "(kv_head group v) hidden",
+    "hidden (kv_head group v)",
+    "(kv_head v)",
+    "(kv_head (group v + v + qk)) hidden",
+]
 
 
 def elements(seed: int) -> list[Element]:
