@@ -203,7 +203,7 @@ def _report(
 def _bars(
     runs: Sequence[PlannedRun], quiet: bool
 ) -> Iterator[Callable[[PlannedRun, int, dict[str, Any]], None]]:
-    """A bar a run, with its reward and the time left, on standard error."""
+    """A bar a run, with its reward and the time left, on standard error; lines where that is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -214,7 +214,11 @@ def _bars(
         TextColumn("{task.fields[reward]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bars:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines(reporter(quiet))
+        return
+    with Progress(*columns, console=console, disable=quiet) as bars:
         tasks = {
             one.name: bars.add_task(one.name, total=one.recipe.steps, reward="waiting", start=False)
             for one in runs
@@ -226,3 +230,17 @@ def _bars(
             bars.update(tasks[one.name], completed=step, reward=reward)
 
         yield progress
+
+
+def _lines(say: Callable[[str], None]) -> Callable[[PlannedRun, int, dict[str, Any]], None]:
+    """A line for every fifth step of a run, and for its last."""
+    told: dict[str, int] = {}
+
+    def progress(one: PlannedRun, step: int, metrics: dict[str, Any]) -> None:
+        steps = one.recipe.steps
+        if metrics and step != told.get(one.name) and (step % 5 == 0 or step == steps):
+            told[one.name] = step
+            left = metrics["seconds"] / step * (steps - step)
+            say(f"{one.name}: step {step} of {steps}, reward {metrics['reward']:.2f}, {left:.0f} s left")
+
+    return progress

@@ -16,6 +16,7 @@ from interventions.contrast import OUTSIDE, UNTREATED
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "scramble"}
+_HEIGHTS = ["jaccard", "jaccard_high", "chance", "magnitude_matched"]
 _TITLES = {"raw": "raw: as stored", "aligned": "aligned: scramble undone before comparing"}
 
 
@@ -30,17 +31,18 @@ def collapse(by_layer: pd.DataFrame, modules: Sequence[str]) -> Figure:
     contrasts = list(dict.fromkeys(data["contrast"]))
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(10, 0.9 + 2.3 * len(modules)), layout="constrained")
-        axes = figure.subplots(len(modules), 2, sharex=True, sharey=True, squeeze=False)
+        axes = figure.subplots(len(modules), 2, sharex=True, sharey="row", squeeze=False)
         for row, module in zip(axes, modules, strict=True):
             for ax, frame in zip(row, ("raw", "aligned"), strict=True):
                 part = data[(data["module"] == module) & (data["frame"] == frame)]
                 _panel(ax, part, contrasts)
                 ax.set_title(f"{module} - {_TITLES[frame]}", fontsize=9, loc="left")
             row[0].set_ylabel("Jaccard overlap")
+            row[0].set_ylim(0, 1.05 * max(1e-3, data.loc[data["module"] == module, _HEIGHTS].max().max()))
         for ax in axes[-1]:
             ax.set_xlabel("layer")
         handles, labels = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), frameon=False)
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(contrasts) + 1, frameon=False)
     return figure
 
 
@@ -55,17 +57,10 @@ def _panel(ax: Any, part: pd.DataFrame, contrasts: Sequence[str]) -> None:
         ax.plot(layers, line["jaccard"], color=colour, marker=marker, ms=3.5, lw=1.3, label=contrast)
         if line["jaccard_low"].notna().any():
             ax.vlines(layers, line["jaccard_low"], line["jaccard_high"], color=colour, lw=1)
-        ax.plot(
-            layers,
-            line["magnitude_matched"],
-            color=colour,
-            ls=":",
-            lw=1.1,
-            label=f"{contrast}: magnitude and bf16 alone",
-        )
+        ax.plot(layers, line["magnitude_matched"], color=colour, ls=":", lw=1.3)
+    ax.plot([], [], color="0.2", ls=":", lw=1.3, label="magnitude and bf16 alone (same colour)")
     chance = part.groupby("layer")["chance"].mean()
     ax.plot(chance.index.astype(int), chance, color="0.4", ls="--", lw=1.1, label="chance")
-    ax.set_ylim(bottom=0)
 
 
 def rewards(curves: dict[str, list[float]]) -> Figure:
@@ -84,9 +79,9 @@ def rewards(curves: dict[str, list[float]]) -> Figure:
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an `<svg>` element, without the XML head and without a date."""
+    """The figure as an `<svg>` element without head and metadata, so that it is the same each time."""
     text = io.StringIO()
     with matplotlib.rc_context(_STYLE):
-        figure.savefig(text, format="svg", metadata={"Date": None})
+        figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     content = text.getvalue()
     return content[content.index("<svg") :]

@@ -28,14 +28,15 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     layered = contrasts.by_layer[contrasts.by_layer["treatment"] != OUTSIDE]
     treated = layered[layered["treatment"] != UNTREATED]
-    rotated = list(dict.fromkeys(treated["module"])) or list(dict.fromkeys(layered["module"]))[:2]
-    others = [name for name in dict.fromkeys(layered["module"]) if name not in rotated and "norm" not in name]
-    drawn = {"collapse": figures.collapse(layered, _main_first(treated, rotated))}
-    if others:
+    modules = [name for name in sorted(set(layered["module"])) if "norm" not in name]
+    touched = [name for name in _most_treated_first(treated) if name in modules]
+    others = [name for name in modules if name not in touched]
+    drawn = {"collapse": figures.collapse(layered, touched or modules)}
+    if touched and others:
         drawn["other_modules"] = figures.collapse(layered, others)
-    drawn["rewards"] = figures.rewards(
-        {run.name: [row["reward"] for row in run.folder.metrics] for run in runs if run.folder}
-    )
+    curves = {run.name: [row["reward"] for row in run.folder.metrics] for run in runs if run.folder}
+    if curves:
+        drawn["rewards"] = figures.rewards(curves)
     for name, figure in drawn.items():
         for suffix in ("svg", "png"):
             figure.savefig(folder / f"{name}.{suffix}", dpi=150)
@@ -62,17 +63,26 @@ def write_report(
     return path
 
 
-def _main_first(treated: pd.DataFrame, modules: list[str]) -> list[str]:
-    """Modules by how many layers of them were treated, most first."""
+def _most_treated_first(treated: pd.DataFrame) -> list[str]:
     counts = treated.groupby("module")["layer"].nunique()
-    return sorted(modules, key=lambda name: (-int(counts.get(name, 0)), modules.index(name)))
+    return sorted(counts.index, key=lambda name: (-int(counts[name]), name))
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, str]]:
+    """Untreated weights first, those outside the layers last; one row where raw and aligned are equal."""
     shown = [name for name in _SHOWN if name in table and not table[name].isna().all()]
-    order = {"raw": 0, "aligned": 1}
-    ordered = table.sort_values(
-        ["treatment", "frame"], key=lambda c: c.map(order) if c.name == "frame" else c, kind="stable"
+    aligned = table["frame"] == "aligned"
+    treated = ~table["treatment"].isin([UNTREATED, OUTSIDE])
+    ordered = table[treated | ~aligned].assign(frame=table["frame"].where(treated, "both"))
+    place = {UNTREATED: 0, OUTSIDE: 2}
+    ordered = ordered.sort_values(
+        ["treatment", "frame"],
+        key=lambda column: (
+            column.map(lambda name: (place.get(name, 1), name))
+            if column.name == "treatment"
+            else column == "aligned"
+        ),
+        kind="stable",
     )
     return [
         {name: f"{value:.3f}" if isinstance(value, float) else str(value) for name, value in row.items()}

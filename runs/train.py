@@ -103,16 +103,15 @@ def _config(recipe: Recipe, scratch: str) -> GRPOConfig:
 
 
 class _Rollouts:
-    """The reward, and a digest of the text of each step's rollouts, which shows that seeds reach them."""
+    """The reward, and digests of each step's prompts and rollouts, which show that seeds reach them."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.task = recipe.task
-        self.digest = ""
+        self.digests = {"prompts": "", "rollouts": ""}
 
     def reward(self, prompts: list[str], completions: list[str], answer: list[str], **_: Any) -> list[float]:
         """1 for a correct answer, else 0."""
-        text = json.dumps([prompts, completions])
-        self.digest = hashlib.sha256(text.encode()).hexdigest()
+        self.digests = {"prompts": _digest(prompts), "rollouts": _digest(completions)}
         return [
             float(self.task.correct(text, right)) for text, right in zip(completions, answer, strict=True)
         ]
@@ -146,10 +145,14 @@ class _Recorder(TrainerCallback):
         if "reward" not in numbers:
             return
         row = {"step": state.global_step, "seconds": round(time.monotonic() - self.began, 2)}
-        row |= numbers | {"rollouts": self.rollouts.digest}
+        row |= numbers | self.rollouts.digests
         with (self.folder.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
         self.progress(state.global_step, self.recipe.steps, row)
+
+
+def _digest(texts: list[str]) -> str:
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def _is_number(value: object) -> bool:

@@ -105,3 +105,18 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def edit_config(folder: Path, **changes: Any) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def with_tokenizer(folder: Path) -> Path:
+    """Add a tokenizer of single characters: digits, `+`, `=`, newline, and what few words need."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    characters = ["<pad>", "<eos>", *"0123456789+=\n", " ", "A", ":", "-"]
+    tokenizer = Tokenizer(models.WordLevel({c: i for i, c in enumerate(characters)}, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<pad>"
+    ).save_pretrained(folder)
+    return folder

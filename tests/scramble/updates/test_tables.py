@@ -1,0 +1,215 @@
+"""`diff` and `overlap` on checkpoints: frames, pooling, tied weights, refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from scramble.apply import apply
+from scramble.updates.ends import ends
+from scramble.updates.tables import count_pairs, diff, overlap
+from tests.conftest import Command
+from tests.models import Tiny, edit_config, logits, weights
+
+ROTATED = "model.layers.1.self_attn.o_proj.weight"
+
+
+def train(start: Path, end: Path, seed: int, dtype: torch.dtype = torch.float32) -> Path:
+    """An update of the size of bf16's rounding, drawn in the frame of the start."""
+    end.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, value in weights(start).items():
+        noise = torch.randn(value.shape, generator=generator) * 1e-3
+        tensors[name] = (value.float() + noise).to(dtype)
+    save_file(tensors, end / "model.safetensors", metadata={"format": "pt"})
+    (end / "config.json").write_bytes((start / "config.json").read_bytes())
+    return end
+
+
+def transported(base: Path, start: Path, end: Path, target: Path) -> Path:
+    """The same training in the scrambled frame: `start + R(end - base)`, by the manifest, in float64."""
+    from scramble.checkpoints import open_checkpoint
+    from scramble.manifest import actions, read_manifest
+    from scramble.symmetries import act
+
+    manifest, elements = read_manifest(start)
+    architecture = open_checkpoint(start).architecture
+    touched = actions(architecture, weights(start), manifest.steps, elements)
+    old, new, scrambled = weights(base), weights(end), weights(start)
+    tensors = {}
+    for name, value in scrambled.items():
+        delta = (new[name].double() - old[name].double()).numpy()
+        if name in touched:
+            layout, factors = touched[name]
+            delta = act(delta, layout, architecture.sizes, factors)
+        tensors[name] = (value.double() + torch.from_numpy(delta)).float()
+    target.mkdir()
+    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    (target / "config.json").write_bytes((base / "config.json").read_bytes())
+    return target
+
+
+@pytest.fixture
+def arms(tmp_path: Path) -> dict[str, Path]:
+    """A base, a scrambled start, one training of the base, and the same training in the scrambled frame."""
+    base = Tiny("qwen2", 3, 2, 8, layers=2, seed=4).save(tmp_path / "base", torch.bfloat16)
+    start = tmp_path / "scrambled"
+    apply(base, start, layers="1", symmetries=("vo-rotation", "head-permutation"))
+    end = train(base, tmp_path / "end", 0)
+    return {
+        "base": base,
+        "start": start,
+        "end": end,
+        "other": train(base, tmp_path / "other", 1),
+        "moved": transported(base, start, end, tmp_path / "moved"),
+    }
+
+
+def test_the_aligned_frame_brings_the_same_update_back(arms: dict[str, Path]) -> None:
+    runs = [ends(arms["base"], arms["end"], aligned=True), ends(arms["start"], arms["moved"], aligned=True)]
+    table = overlap(count_pairs(runs), ["tensor"]).set_index(["tensor", "frame"])
+    assert table.loc[(ROTATED, "aligned"), "jaccard"] > 0.99
+    assert table.loc[(ROTATED, "aligned"), "update_cosine"] > 0.9999
+    raw = table.loc[(ROTATED, "raw")]
+    assert raw["jaccard"] < raw["chance"] + 0.1
+    untouched = "model.layers.0.self_attn.o_proj.weight"
+    assert table.loc[(untouched, "raw"), "jaccard"] == table.loc[(untouched, "aligned"), "jaccard"] > 0.99
+
+
+def test_permutations_align_exactly_from_bf16_ends(tmp_path: Path) -> None:
+    base = Tiny("llama", 3, 2, 8, layers=2, seed=4).save(tmp_path / "base", torch.bfloat16)
+    apply(base, tmp_path / "start", layers="all", symmetries=("head-permutation",))
+    end = train(base, tmp_path / "end", 0, torch.bfloat16)
+    trained = transported(base, tmp_path / "start", end, tmp_path / "moved")
+    rounded = {name: value.to(torch.bfloat16) for name, value in weights(trained).items()}
+    save_file(rounded, trained / "model.safetensors", metadata={"format": "pt"})
+    runs = [ends(base, end, aligned=True), ends(tmp_path / "start", trained, aligned=True)]
+    for name in runs[0].tensors:
+        one, two = (run.read(name, "aligned") for run in runs)
+        assert (one.start == two.start).all()
+        assert (one.end == two.end).all()
+
+
+def test_a_rotation_from_bf16_ends_is_refused_in_the_aligned_frame_only(
+    arms: dict[str, Path], tmp_path: Path, command: Command
+) -> None:
+    bf16 = train(arms["start"], tmp_path / "bf16", 2, torch.bfloat16)
+    runs = [f"{arms['base']}:{arms['end']}", f"{arms['start']}:{bf16}"]
+    refused = command("overlap", *runs, "--quiet")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "needs a float32 end" in refused.err
+    raw = command("overlap", *runs, "--frame", "raw", "--format", "json", "--quiet")
+    assert raw.code == 0
+    assert {row["frame"] for row in raw.json["rows"]} == {"raw"}
+    assert str(bf16) in raw.json["meta"]["updates_from_bf16_ends"]
+
+
+def test_a_base_that_is_not_the_manifests_is_refused(
+    arms: dict[str, Path], tmp_path: Path, command: Command
+) -> None:
+    other = Tiny("qwen2", 3, 2, 8, layers=2, seed=9).save(tmp_path / "wrong", torch.bfloat16)
+    runs = [f"{arms['base']}:{arms['end']}", f"{arms['start']}:{arms['moved']}"]
+    found = command("overlap", *runs, "--base", other)
+    assert found.code == 2
+    assert "not the checkpoint that was scrambled" in found.err
+    moved = arms["base"].rename(tmp_path / "elsewhere")
+    runs[0] = f"{moved}:{arms['end']}"
+    assert "say where it is with --base" in command("overlap", *runs).err
+    assert command("overlap", *runs, "--base", moved, "--quiet").code == 0
+
+
+def test_pooled_figures_are_ratios_of_sums(arms: dict[str, Path]) -> None:
+    runs = [ends(arms["base"], arms["end"]), ends(arms["base"], arms["other"])]
+    counts = count_pairs(runs, ["raw"])
+    tables = overlap(counts, ["model", "module", "layer", "layer-module", "tensor"])
+    model = tables[tables["level"] == "model"].iloc[0]
+    assert (
+        model["jaccard"]
+        == counts["both"].sum() / (counts["changed_a"] + counts["changed_b"] - counts["both"]).sum()
+    )
+    assert model["n"] == sum(value.numel() for value in weights(arms["base"]).values())
+    for level in ("module", "layer", "layer-module", "tensor"):
+        assert tables.loc[tables["level"] == level, "n"].sum() == model["n"]
+    inner = tables[tables["level"] == "model without embeddings"].iloc[0]
+    embeddings = [v.numel() for n, v in weights(arms["base"]).items() if "embed" in n or "lm_head" in n]
+    assert inner["n"] == model["n"] - sum(embeddings)
+
+
+def test_diff_counts_what_torch_counts(arms: dict[str, Path], command: Command) -> None:
+    run = f"{arms['base']}:{arms['end']}"
+    rows = command("diff", run, "--by", "tensor,model", "--format", "json").json["rows"]
+    old, new = weights(arms["base"]), weights(arms["end"])
+    expected = {name: int((new[name].to(torch.bfloat16) != old[name]).sum()) for name in old}
+    assert {row["tensor"]: row["changed"] for row in rows if row["level"] == "tensor"} == expected
+    model = next(row for row in rows if row["level"] == "model")
+    assert model["changed"] == sum(expected.values())
+    assert model["sparsity"] == pytest.approx(1 - sum(expected.values()) / model["n"])
+    assert 0 < model["sparsity"] < 1
+
+
+def test_tied_weights_are_counted_once(tmp_path: Path) -> None:
+    base = Tiny("llama", 2, 1, 4, layers=1, tied=True).save(tmp_path / "base", torch.bfloat16)
+    twice = tmp_path / "twice"
+    twice.mkdir()
+    tensors = weights(base)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, twice / "model.safetensors", metadata={"format": "pt"})
+    (twice / "config.json").write_bytes((base / "config.json").read_bytes())
+    counted = {tuple(diff(ends(a, b))["n"]) for a in (base, twice) for b in (base, twice)}
+    assert len(counted) == 1
+
+
+def test_ends_that_do_not_match_are_refused(arms: dict[str, Path], tmp_path: Path, command: Command) -> None:
+    other = Tiny("qwen2", 3, 2, 8, layers=1).save(tmp_path / "short", torch.bfloat16)
+    wide = Tiny("qwen2", 3, 2, 6, layers=2).save(tmp_path / "wide", torch.bfloat16)
+    for end, message in ((other, "is in only one of"), (wide, "has shape")):
+        found = command("diff", f"{arms['base']}:{end}")
+        assert (found.code, found.out, found.err.count("\n")) == (2, "", 1)
+        assert message in found.err
+    for text in ("nothing", "a:b:c", ":x", "x:"):
+        assert "START:END" in command("diff", text).err
+    assert command("overlap", f"{arms['base']}:{arms['end']}").code == 2
+    found = command("overlap", f"{arms['base']}:{arms['end']}", f"{wide}:{wide}")
+    assert (found.code, found.err.count("\n")) == (2, 1)
+
+
+def test_the_same_start_in_another_folder_gives_the_same_figures(
+    arms: dict[str, Path], tmp_path: Path
+) -> None:
+    import shutil
+
+    copied = Path(shutil.copytree(arms["base"], tmp_path / "copy"))
+    one = count_pairs([ends(arms["base"], arms["end"]), ends(arms["base"], arms["other"])], ["raw"])
+    two = count_pairs([ends(arms["base"], arms["end"]), ends(copied, arms["other"])], ["raw"])
+    for column in ("both", "chance", "magnitude_matched"):
+        np.testing.assert_allclose(one[column], two[column], rtol=1e-12)
+
+
+def test_names_that_repeat_do_not_mix_pairs(arms: dict[str, Path]) -> None:
+    run = ends(arms["base"], arms["end"])
+    counts = count_pairs([run, replace(run, name="again"), ends(arms["base"], arms["other"])], ["raw"])
+    assert set(zip(counts["run_a"], counts["run_b"], strict=True)) == {
+        (run.name, "again"),
+        (run.name, str(arms["other"])),
+        ("again", str(arms["other"])),
+    }
+
+
+def test_a_trained_scrambled_model_inverted_computes_the_same(arms: dict[str, Path], tmp_path: Path) -> None:
+    from scramble.invert import invert
+
+    invert(arms["moved"], tmp_path / "back", manifest=arms["start"])
+    error = torch.linalg.norm(logits(tmp_path / "back") - logits(arms["moved"]))
+    assert error < 1e-5 * torch.linalg.norm(logits(arms["moved"]))
+
+
+def test_an_unknown_family_can_still_be_compared(arms: dict[str, Path], command: Command) -> None:
+    for name in ("base", "end"):
+        edit_config(arms[name], model_type="something-new")
+    assert command("diff", f"{arms['base']}:{arms['end']}").code == 0
