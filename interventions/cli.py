@@ -44,11 +44,15 @@ def plan(
 
     read = read_experiment(path)
     runs = planned(read, out)
-    emit([_row(run, _seconds(runs)) for run in runs], {"experiment": read.name, "base": read.base}, format)
+    weights, seconds = _weights(read.base), _seconds(runs)
+    rows = [_row(run, weights, seconds) for run in runs]
+    emit(rows, {"experiment": read.name, "base": read.base}, format)
 
 
-def _row(run: PlannedRun, typical: float | None) -> dict[str, Any]:
-    algorithm = run.recipe.algorithm
+def _row(run: PlannedRun, weights: int, typical: float | None) -> dict[str, Any]:
+    """What a run costs: checkpoints take two bytes a weight in bf16, four in float32."""
+    algorithm, fp32 = run.recipe.algorithm, set(run.recipe.fp32_steps)
+    kept = {*run.recipe.save_steps, *fp32, run.recipe.steps}
     seconds = run.folder.record.get("seconds") if run.folder and run.status == "finished" else typical
     return {
         "arm": run.arm,
@@ -57,7 +61,7 @@ def _row(run: PlannedRun, typical: float | None) -> dict[str, Any]:
         "steps": run.recipe.steps,
         "rollouts": run.recipe.steps * algorithm.prompts * algorithm.generations,
         "seconds": seconds,
-        "disk_gb": _disk(run),
+        "disk_gb": weights * (2 * len(kept) + 4 * len(fp32)) / 1e9,
         "run": str(run.folder.path) if run.folder else None,
     }
 
@@ -68,24 +72,13 @@ def _seconds(runs: Sequence[PlannedRun]) -> float | None:
     return sorted(known)[len(known) // 2] if known else None
 
 
-def _disk(run: PlannedRun) -> float:
-    """Gigabytes of checkpoints: two bytes a weight, and four for float32."""
+def _weights(base: str) -> int:
     import math
 
     from scramble.checkpoints import locate, open_checkpoint
 
-    start = (
-        run.start
-        if run.start.exists()
-        else locate(run.recipe.model)
-        if Path(run.recipe.model).exists()
-        else None
-    )
-    if start is None:
-        return float("nan")
-    weights = sum(math.prod(entry.shape) for entry in open_checkpoint(start).tensors.values())
-    kept = {*run.recipe.save_steps, *run.recipe.fp32_steps, run.recipe.steps}
-    return weights * (2 * len(kept) + 4 * len(set(run.recipe.fp32_steps))) / 1e9
+    checkpoint = open_checkpoint(locate(base))
+    return sum(math.prod(checkpoint.tensors[name].shape) for name in checkpoint.parameters)
 
 
 @experiment.command()
@@ -101,7 +94,8 @@ def run(
 
     read = read_experiment(path)
     runs = _train(read, out, lanes, quiet)
-    emit([_row(one, None) for one in runs], {"experiment": read.name}, format)
+    weights = _weights(read.base)
+    emit([_row(one, weights, None) for one in runs], {"experiment": read.name}, format)
 
 
 @experiment.command()

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from runs.folder import RunFolder, run_folder
 from runs.recipe import Recipe, parse, read_yaml
-from scramble.apply import apply
+from runs.run import start_hash
+from scramble.apply import apply, choose
 from scramble.checkpoints import locate, open_checkpoint
 from scramble.errors import RecipeError
 from scramble.manifest import has_manifest, read_manifest
@@ -129,12 +130,18 @@ def start_folder(experiment: Experiment, arm: str, out: Path, base_hash: str) ->
 
 
 def plan(experiment: Experiment, out: Path) -> list[PlannedRun]:
-    """Every run, arm by arm; nothing is written."""
-    base_hash = open_checkpoint(locate(experiment.base)).hash(full=True)
+    """Every run, arm by arm; nothing is written.
+
+    Raises:
+        ScrambleError: the base cannot be read, or an arm asks for a scramble that it does not have.
+    """
+    base = open_checkpoint(locate(experiment.base))
+    base_hash = base.hash(full=True)
     runs = []
     for name, arm in experiment.arms.items():
+        choose(base.architecture, arm.scrambles, None)
         start = start_folder(experiment, name, out, base_hash)
-        digest = open_checkpoint(start).hash(full=True) if start.exists() else None
+        digest = start_hash(start) if start.exists() else None
         for seed in arm.seeds or experiment.seeds:
             recipe = experiment.recipe_for(name, seed, str(start))
             folder = run_folder(out, recipe, digest) if digest else None
@@ -144,11 +151,12 @@ def plan(experiment: Experiment, out: Path) -> list[PlannedRun]:
 
 def prepare(experiment: Experiment, out: Path, report: Any = lambda message: None) -> list[PlannedRun]:
     """Write the scrambled starts that are missing, each verified, and plan."""
+    planned = plan(experiment, out)
     base = locate(experiment.base)
-    base_hash = open_checkpoint(base).hash(full=True)
+    starts = {run.arm: run.start for run in planned}
     (out / "starts").mkdir(parents=True, exist_ok=True)
     for name, arm in experiment.arms.items():
-        start = start_folder(experiment, name, out, base_hash)
+        start = starts[name]
         if not start.exists():
             report(f"scrambling the start of arm '{name}'")
             apply(

@@ -26,10 +26,10 @@ class RunFolder:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What `run.json` holds; empty before the run has begun."""
+        """What `run.json` holds; empty before the run has begun, or if the file is damaged."""
         try:
             content = json.loads((self.path / "run.json").read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
 

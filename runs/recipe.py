@@ -100,6 +100,16 @@ class Recipe(_Section):
         return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader keeps the last of two equal keys; here they are refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.YAMLError(f"the key '{twice[0]}' is there twice")
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping.
 
@@ -107,10 +117,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         RecipeError: missing, or not a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), _UniqueKeys)
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: not a mapping of keys to values")
@@ -127,9 +137,11 @@ def parse(kind: type[Model], content: dict[str, Any], where: str) -> Model:
         return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "recipe"
         reason = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
-        raise RecipeError(f"{where}: {key}: {reason}") from None
+        key = ".".join(map(str, first["loc"]))
+        raise RecipeError(
+            ": ".join(filter(None, (where, key, reason.removeprefix("Value error, "))))
+        ) from None
 
 
 def read_recipe(path: Path, **overrides: object) -> Recipe:

@@ -17,15 +17,24 @@ from runs.recipe import Recipe
 from runs.tasks import Example
 from scramble.checkpoints import locate, open_checkpoint
 from scramble.errors import ScrambleError
+from scramble.rewrite import side_files
 
 Progress = Callable[[int, int, dict[str, Any]], None]
 _PACKAGES = ("scramble", "torch", "transformers", "trl", "accelerate", "datasets", "numpy", "reasoning-gym")
 
 
+def start_hash(start: Path) -> str:
+    """Digest of every byte that a run starts from: weights, config, tokenizer and what stands beside them."""
+    digest = hashlib.sha256(open_checkpoint(start).hash(full=True).encode())
+    for path in side_files(start):
+        digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+    return digest.hexdigest()
+
+
 def plan(recipe: Recipe, out: Path) -> tuple[RunFolder, Path, str]:
-    """The run's folder, its start checkpoint, and the hash of every byte of the start's weights."""
+    """The run's folder, its start checkpoint, and the hash of the start."""
     start = locate(recipe.model)
-    digest = open_checkpoint(start).hash(full=True)
+    digest = start_hash(start)
     return run_folder(out, recipe, digest), start, digest
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import scramble
 from scramble.checkpoints import PARTIAL, open_checkpoint, staging
 from scramble.errors import NotEquivalentError, SymmetryError
+from scramble.families import Architecture
 from scramble.manifest import (
     ELEMENTS,
     MANIFEST,
@@ -15,6 +16,7 @@ from scramble.manifest import (
     Manifest,
     Scramble,
     Source,
+    Step,
     actions,
     draw_steps,
     has_manifest,
@@ -23,7 +25,7 @@ from scramble.manifest import (
 )
 from scramble.rewrite import rewrite
 from scramble.selection import DEFAULT_SYMMETRIES, requests
-from scramble.symmetries import symmetry
+from scramble.symmetries import Symmetry, symmetry
 from scramble.verify import certify
 
 Report = Callable[[str], None]
@@ -59,15 +61,7 @@ def apply(
     """
     checkpoint = open_checkpoint(source)
     architecture = checkpoint.architecture
-    chosen = []
-    for name, options, numbers in requests(symmetries, layers, architecture.layers):
-        drawn = symmetry(name, options)
-        for layer in numbers:
-            if reason := drawn.forbidden(architecture, layer):
-                raise SymmetryError(
-                    f"{name} does not exist in layer {layer} of this {architecture.family.name}: {reason}"
-                )
-        chosen.append((drawn, numbers))
+    chosen = choose(architecture, symmetries, layers)
 
     earlier: tuple[Scramble, ...] = ()
     elements: Elements = {}
@@ -75,9 +69,10 @@ def apply(
         before, elements = read_manifest(source)
         earlier = before.scrambles
     steps, stored = draw_steps(architecture, chosen, seed, str(len(earlier)))
+    _refuse_repeats([step for done in earlier for step in done.steps] + steps)
     touched = actions(architecture, checkpoint.tensors, steps, stored)
 
-    with staging(target, force=force) as stage:
+    with staging(target, force=force, keep=source) as stage:
         report(f"writing {len(touched)} touched tensors of {len(checkpoint.tensors)}")
         records = rewrite(checkpoint, stage, touched)
         write_elements(stage.folder / ELEMENTS, {**elements, **stored})
@@ -104,3 +99,37 @@ def apply(
         stage.write(MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
         stage.commit()
     return manifest
+
+
+def choose(
+    architecture: Architecture, symmetries: Sequence[str], layers: str | None
+) -> list[tuple[Symmetry, tuple[int, ...]]]:
+    """Read and check what is asked for: symmetries with their options, and the layers of each.
+
+    Raises:
+        SelectionError: layers that are not there, or none.
+        SymmetryError: unknown, or forbidden in one of its layers.
+    """
+    chosen = []
+    for name, options, numbers in requests(symmetries, layers, architecture.layers):
+        drawn = symmetry(name, options)
+        for layer in numbers:
+            if reason := drawn.forbidden(architecture, layer):
+                raise SymmetryError(
+                    f"{name} does not exist in layer {layer} of this {architecture.family.name}: {reason}"
+                )
+        chosen.append((drawn, numbers))
+    return chosen
+
+
+def _refuse_repeats(steps: Sequence[Step]) -> None:
+    """The same element twice may undo itself, or leave its group's distribution."""
+    seen = set()
+    for step in steps:
+        key = (step.symmetry, step.layer, step.seed)
+        if key in seen:
+            raise SymmetryError(
+                f"{step.symmetry} in layer {step.layer} was drawn with seed {step.seed} before; "
+                "use another --seed"
+            )
+        seen.add(key)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -85,7 +86,8 @@ def counter(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
 def emit(rows: Sequence[Row], meta: Mapping[str, Any], format: Format) -> None:
     """Print a result: rows under `rows` and `meta` beside them (JSON), or the rows alone (CSV, table)."""
     if format is Format.json:
-        json.dump({"meta": meta, "rows": rows}, sys.stdout, indent=2, default=str)
+        content = _finite({"meta": dict(meta), "rows": [dict(row) for row in rows]})
+        json.dump(content, sys.stdout, indent=2, default=str, allow_nan=False)
         sys.stdout.write("\n")
     elif format is Format.csv:
         writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else [])
@@ -93,6 +95,15 @@ def emit(rows: Sequence[Row], meta: Mapping[str, Any], format: Format) -> None:
         writer.writerows(rows)
     else:
         _print_table(rows, meta)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null stands for them."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _print_table(rows: Sequence[Row], meta: Mapping[str, Any]) -> None:
@@ -261,8 +272,6 @@ def main() -> None:
     try:
         app()
     except NotEquivalentError as error:
-        if _debug:
-            raise
         fail(str(error), 1)
     except ScrambleError as error:
         if _debug:
@@ -272,3 +281,7 @@ def main() -> None:
         fail("interrupted; nothing half-written is left", 130)
     except BrokenPipeError:
         raise SystemExit(0) from None
+    except Exception as error:
+        if _debug:
+            raise
+        fail(f"unexpected {type(error).__name__}: {error} (a bug; --debug shows where)")

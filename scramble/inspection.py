@@ -39,7 +39,7 @@ def inspect(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     meta: dict[str, Any] = {
         "family": architecture.family.name,
         "layers": architecture.layers,
-        "parameters": sum(math.prod(entry.shape) for entry in checkpoint.tensors.values()),
+        "parameters": sum(math.prod(checkpoint.tensors[name].shape) for name in checkpoint.parameters),
         "stored": ", ".join(sorted(Counter(entry.dtype for entry in checkpoint.tensors.values()))),
         "axes": ", ".join(f"{axis}={size}" for axis, size in architecture.sizes.items()),
         "scrambles": "none",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scramble.checkpoints import open_checkpoint, staging
 from scramble.errors import ManifestError
-from scramble.manifest import actions, inverse_actions, read_manifest
+from scramble.manifest import inverse_actions, read_manifest, recorded_actions
 from scramble.rewrite import rewrite
 
 
@@ -20,19 +20,17 @@ def invert(source: Path, target: Path, *, manifest: Path | None = None, force: b
             trained one: the folder that its run started from).
 
     Raises:
-        ManifestError: no manifest, or one of another family.
+        ManifestError: no manifest, one of another model, or nothing to undo.
         ScrambleError: see `scramble.errors`.
     """
     checkpoint = open_checkpoint(source)
     done, elements = read_manifest(manifest or source)
-    if done.family != checkpoint.architecture.family.name:
-        raise ManifestError(
-            f"{manifest or source}: a manifest of {done.family}, the checkpoint is another family"
-        )
-    if bad := [layer for layer in done.layers if layer >= checkpoint.architecture.layers]:
-        raise ManifestError(f"{manifest or source}: layer {bad[0]} is not in {source}")
-    touched = inverse_actions(actions(checkpoint.architecture, checkpoint.tensors, done.steps, elements))
-    with staging(target, force=force) as stage:
+    forward = recorded_actions(done, elements, checkpoint.architecture, checkpoint.tensors)
+    first = done.scrambles[0].tensors
+    if all(checkpoint.tensor_hash(name) == record.before for name, record in first.items()):
+        raise ManifestError(f"{source}: is in the base's frame already")
+    touched = inverse_actions(forward)
+    with staging(target, force=force, keep=source) as stage:
         rewrite(checkpoint, stage, touched)
         stage.commit()
     return sorted(touched)

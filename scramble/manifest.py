@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scramble.axes import Layout
 from scramble.checkpoints import Checkpoint
@@ -42,7 +42,7 @@ class Step(_Record):
 
     symmetry: str
     options: dict[str, Any]
-    layer: int
+    layer: Annotated[int, Field(ge=0)]
     seed: int
     group: str
     elements: tuple[ElementRecord, ...]
@@ -97,7 +97,12 @@ class Manifest(_Record):
 
     format: Literal[1] = 1
     family: str
-    scrambles: tuple[Scramble, ...]
+    scrambles: Annotated[tuple[Scramble, ...], Field(min_length=1)]
+
+    @property
+    def touched(self) -> dict[str, TouchedTensor]:
+        """Every tensor that changed, as the last scramble that touched it left it."""
+        return {name: record for scramble in self.scrambles for name, record in scramble.tensors.items()}
 
     @property
     def steps(self) -> list[Step]:
@@ -129,10 +134,11 @@ def read_manifest(folder: Path) -> tuple[Manifest, Elements]:
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
         elements = load_file(folder / ELEMENTS)
-    except FileNotFoundError as error:
-        raise ManifestError(
-            f"{error.filename or folder / ELEMENTS}: missing; not a scrambled checkpoint?"
-        ) from None
+    except (FileNotFoundError, NotADirectoryError) as error:
+        where = error.filename or folder / ELEMENTS
+        raise ManifestError(f"{where}: missing; give the folder of a scrambled checkpoint") from None
+    except OSError as error:
+        raise ManifestError(f"{error.filename or folder}: {error.strerror}") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -189,15 +195,51 @@ def _element(record: ElementRecord, elements: Elements) -> Element:
 def actions(
     architecture: Architecture, names: Iterable[str], steps: Sequence[Step], elements: Elements
 ) -> Actions:
-    """The actions of the steps on the tensors that they touch, of those in `names`."""
+    """The actions of the steps on the tensors that they touch, of those in `names`.
+
+    Raises:
+        ManifestError: the steps were drawn for a model of another shape.
+    """
     present, touched = set(names), dict[str, tuple[Layout, list[Element]]]()
     for step in steps:
+        if step.layer >= architecture.layers:
+            raise ManifestError(
+                f"the manifest scrambles layer {step.layer}, the model has {architecture.layers}"
+            )
         layouts = architecture.layer_layouts(step.layer)
         for record in step.elements:
             element = _element(record, elements)
+            _fits(element, architecture)
             for name, layout in layouts.items():
                 if element.axis in layout.axes and name in present:
                     touched.setdefault(name, (layout, []))[1].append(element)
+    return touched
+
+
+def _fits(element: Element, architecture: Architecture) -> None:
+    axes = (*element.over, element.axis)
+    if unknown := [axis for axis in axes if axis not in architecture.sizes]:
+        raise ManifestError(f"the manifest acts on the axis '{unknown[0]}', which this model does not have")
+    want = tuple(architecture.sizes[axis] for axis in axes)
+    if element.data.shape[: len(axes)] != want:
+        raise ManifestError(
+            f"the manifest's element of {axes} is {element.data.shape}, the model's axes are {want}"
+        )
+
+
+def recorded_actions(
+    manifest: Manifest, elements: Elements, architecture: Architecture, names: Iterable[str]
+) -> Actions:
+    """The actions of a whole manifest.
+
+    Raises:
+        ManifestError: another family or shape, or they do not touch the tensors that the manifest lists.
+    """
+    if manifest.family != architecture.family.name:
+        raise ManifestError(f"a manifest of {manifest.family}, the checkpoint is {architecture.family.name}")
+    touched = actions(architecture, names, manifest.steps, elements)
+    if odd := sorted(touched.keys() ^ manifest.touched.keys()):
+        raise ManifestError(f"the manifest's steps and its list of tensors disagree on '{odd[0]}'")
     return touched
 
 
@@ -218,6 +260,19 @@ def inverse_actions(touched: Actions) -> Actions:
     }
 
 
+def check_scrambled(manifest: Manifest, start: Checkpoint) -> None:
+    """Refuse a checkpoint that is not what its manifest says, as one that was trained since.
+
+    Raises:
+        ManifestError: a touched tensor has another hash than the recorded one.
+    """
+    for name, record in manifest.touched.items():
+        if start.tensor_hash(name) != record.after:
+            raise ManifestError(
+                f"{start.folder}: '{name}' is not as its manifest says; was it changed since?"
+            )
+
+
 def check_source(manifest: Manifest, base: Checkpoint) -> None:
     """Refuse a base that is not the checkpoint that was scrambled first.
 
@@ -225,6 +280,8 @@ def check_source(manifest: Manifest, base: Checkpoint) -> None:
         ManifestError: the hash of `base` is not the recorded one.
     """
     first = manifest.scrambles[0]
+    if first.tensors.keys() - base.tensors.keys():
+        raise ManifestError(f"{base.folder}: not the checkpoint that was scrambled, it lacks tensors")
     found = base.hash(first.tensors, full=first.source.hash_kind == "full")
     if found != first.source.hash:
         raise ManifestError(f"{base.folder}: not the checkpoint that was scrambled ({first.source.path})")

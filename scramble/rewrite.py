@@ -49,7 +49,7 @@ def rewrite(checkpoint: Checkpoint, stage: Staging, touched: Actions) -> dict[st
 def side_files(folder: Path) -> Iterator[Path]:
     """Tokenizer, generation config, index, licence: what stands beside the weights, one level deep."""
     for path in sorted(folder.iterdir()):
-        weights = path.suffix in _WEIGHTS or ".bin.index" in path.name
+        weights = path.suffix in (*_WEIGHTS, PARTIAL) or ".bin.index" in path.name
         if path.is_file() and not weights and path.name not in ("config.json", MANIFEST):
             yield path
 

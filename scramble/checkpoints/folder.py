@@ -10,14 +10,17 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from scramble.axes import Array
 from scramble.checkpoints.shard import Shard, TensorEntry, read_shard
-from scramble.checkpoints.storage import STORAGES, Storage
+from scramble.checkpoints.storage import Storage
 from scramble.errors import CheckpointError
 from scramble.families import Architecture, architecture
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -49,7 +52,26 @@ class Checkpoint:
         return self.tensors[name].words()
 
     def storage(self, name: str) -> Storage:
-        return STORAGES[self.tensors[name].dtype]
+        """How a tensor's words stand for numbers.
+
+        Raises:
+            CheckpointError: not a plain float.
+        """
+        return self.tensors[name].storage
+
+    @cached_property
+    def parameters(self) -> list[str]:
+        """Names of the weights, each once: without rotary buffers, and without a head that is the embedding.
+
+        Raises:
+            CheckpointError: the config ties the head to the embedding, and another head is stored.
+        """
+        names = [name for name in self.tensors if not name.endswith("rotary_emb.inv_freq")]
+        if self.config.get("tie_word_embeddings") and HEAD in names and EMBEDDING in names:
+            if not np.array_equal(self.words(HEAD), self.words(EMBEDDING)):
+                raise CheckpointError(f"{self.folder}: {HEAD} is tied by the config but is not the embedding")
+            names.remove(HEAD)
+        return names
 
     def tensor_hash(self, name: str) -> str:
         return hashlib.sha256(self.words(name).data).hexdigest()
@@ -92,6 +114,8 @@ def open_checkpoint(folder: Path, *, shard_suffix: str = "", described_by: Path 
 
 def shard_names(folder: Path) -> list[str]:
     """File names of the shards, from the index or the single file."""
+    if (folder / INDEX).exists() and (folder / SINGLE).exists():
+        raise CheckpointError(f"{folder}: holds {SINGLE} and {INDEX}; loaders disagree on which counts")
     if not (folder / INDEX).exists():
         if (folder / SINGLE).exists():
             return [SINGLE]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from scramble.axes import Array
-from scramble.checkpoints.storage import STORAGES
+from scramble.checkpoints.storage import STORAGES, Storage
 from scramble.errors import CheckpointError
 
 # Bytes an item, for dtypes that are carried along without being read (safetensors format, README).
@@ -31,8 +31,9 @@ class TensorEntry:
     start: int
     stop: int
 
-    def words(self) -> Array:
-        """The stored words, a read-only memory map.
+    @property
+    def storage(self) -> Storage:
+        """How the words stand for numbers.
 
         Raises:
             CheckpointError: stored in a format that is not a plain float.
@@ -41,7 +42,15 @@ class TensorEntry:
             raise CheckpointError(
                 f"{self.path}: '{self.name}' is stored as {self.dtype}; only {', '.join(STORAGES)} are read"
             )
-        word = STORAGES[self.dtype].word
+        return STORAGES[self.dtype]
+
+    def words(self) -> Array:
+        """The stored words, a read-only memory map.
+
+        Raises:
+            CheckpointError: stored in a format that is not a plain float.
+        """
+        word = self.storage.word
         if self.start == self.stop:
             return np.empty(self.shape, word)
         return np.memmap(self.path, word, mode="r", offset=self.start, shape=self.shape)

@@ -75,19 +75,19 @@ class Staging:
 
 
 @contextmanager
-def staging(target: Path, *, force: bool = False) -> Iterator[Staging]:
+def staging(target: Path, *, force: bool = False, keep: Path | None = None) -> Iterator[Staging]:
     """Make a folder that replaces nothing until `commit`; without a commit nothing is left behind.
 
+    Args:
+        force: replace the target if it is a checkpoint folder.
+        keep: a folder that must survive: the target may not be it, lie in it, or hold it.
+
     Raises:
-        TargetError: the target exists (and not `force`), is being written by another call, the disk is
-            full, or the parent folder cannot be written.
+        TargetError: the target exists (and not `force`), is no checkpoint, is being written by another
+            call, the disk is full, or the parent folder cannot be written.
     """
-    if target.exists() and not force:
-        raise TargetError(f"{target}: exists already; remove it, give another --out, or use --force")
-    if target.exists() and not target.is_dir():
-        raise TargetError(f"{target}: is a file; --force replaces folders only")
-    if not target.parent.is_dir():
-        raise TargetError(f"{target.parent}: no such folder to write {target.name} in")
+    target = target.absolute()
+    _may_write(target, force, keep.resolve() if keep else None)
     folder = target.with_name(f".{target.name}{PARTIAL}")
     try:
         with _locked(folder):
@@ -103,9 +103,25 @@ def staging(target: Path, *, force: bool = False) -> Iterator[Staging]:
         raise TargetError(f"{error.filename or target}: {error.strerror}; nothing was written") from None
 
 
+def _may_write(target: Path, force: bool, keep: Path | None) -> None:
+    resolved = target.resolve()
+    if keep and (keep == resolved or keep in resolved.parents or resolved in keep.parents):
+        raise TargetError(f"{target}: is, holds or lies in the source {keep}, which is never changed")
+    if target.is_symlink():
+        raise TargetError(f"{target}: is a symbolic link; name the folder itself")
+    if target.exists() and not force:
+        raise TargetError(f"{target}: exists already; remove it, give another --out, or use --force")
+    if target.exists() and not (target / "config.json").is_file():
+        raise TargetError(f"{target}: --force replaces checkpoint folders only, and this is none")
+    if not target.parent.is_dir():
+        raise TargetError(f"{target.parent}: no such folder to write {target.name} in")
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Make a folder and hold its lock, which dies with the process."""
+    if folder.is_symlink():
+        raise TargetError(f"{folder}: is a symbolic link; remove it")
     folder.mkdir(exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -37,7 +37,7 @@ class Storage:
 
     def ulp(self, values: Float64[np.ndarray, ...]) -> Float64[np.ndarray, ...]:
         """The distance between a value and its next neighbour away from zero."""
-        exponent = np.maximum(np.frexp(values)[1] - 1, self.smallest)
+        exponent = np.where(values == 0, self.smallest, np.maximum(np.frexp(values)[1] - 1, self.smallest))
         spacing: Float64[np.ndarray, ...] = np.ldexp(1.0, exponent - (self.digits - 1))
         return spacing
 

@@ -19,7 +19,7 @@ def architecture(config: Config) -> Architecture:
         UnknownFamilyError: no table for this `model_type`.
     """
     model_type = config.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise UnknownFamilyError(
             f"config.json says model_type {model_type!r}; families with a table: "
             f"{', '.join(sorted(FAMILIES))}"

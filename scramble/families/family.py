@@ -63,8 +63,12 @@ class Architecture:
             layers = self.config["num_hidden_layers"]
         except KeyError as key:
             raise UnknownFamilyError(f"{self.family.name}: config.json has no {key}") from None
+        except TypeError:
+            raise UnknownFamilyError(f"{self.family.name}: a size in config.json is not a number") from None
+        sizes["layers"] = layers
         if bad := {name: size for name, size in sizes.items() if not isinstance(size, int) or size < 1}:
             raise UnknownFamilyError(f"config.json gives no usable size for the axes {bad}")
+        del sizes["layers"]
         object.__setattr__(self, "sizes", sizes)
         object.__setattr__(self, "layers", layers)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from scramble.cli import Format, FormatOption, QuietOption, counter, emit
-from scramble.errors import SelectionError
+from scramble.errors import ManifestError, SelectionError
 
 ByOption = Annotated[
     str, typer.Option(help="Levels, comma-separated: model, module, layer, layer-module, tensor.")
@@ -56,21 +56,30 @@ def overlap(
     levels = _levels(by)
     if len(runs) < 2:
         raise SelectionError("overlap needs two runs or more, each START:END")
-    frames = FRAMES if frame == "both" else [one for one in FRAMES if one == frame]
+    frames = [one for one in FRAMES if frame in (one, "both")]
     if not frames:
         raise SelectionError(f"--frame {frame}: raw, aligned or both")
     opened = [open_run(run, aligned="aligned" in frames, base=base) for run in runs]
+    undone = [run.name for run in opened if run.undo]
+    if frame == "aligned" and not undone:
+        raise ManifestError("no START carries a scramble.json, so there is nothing to align")
+    if not undone:
+        frames = ["raw"]
     with counter("comparing tensors", quiet) as progress:
         table = scramble_overlap(count_pairs(opened, frames, progress), levels)
     bf16 = sorted(run.name for run in opened if run.end.storage(run.tensors[0]).name == "BF16")
-    meta = {"runs": len(opened), "updates_from_bf16_ends": ", ".join(bf16) or "none"}
+    meta = {
+        "runs": len(opened),
+        "aligned": ", ".join(undone) or "none: no START carries a scramble.json",
+        "updates_from_bf16_ends": ", ".join(bf16) or "none",
+    }
     emit(records(table), meta, format)
 
 
 def records(table: Any) -> list[dict[str, Any]]:
     """Rows of a data frame with None for what is missing."""
     return [
-        {name: None if value != value or str(value) == "<NA>" else value for name, value in row.items()}
+        {name: None if str(value) in ("nan", "<NA>", "NaT") else value for name, value in row.items()}
         for row in table.astype(object).to_dict("records")
     ]
 

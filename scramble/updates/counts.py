@@ -35,7 +35,8 @@ class PairCounts:
     Attributes:
         both: weights that both runs changed.
         chance: expected `both` if each run's changes were spread evenly over the tensor.
-        magnitude_matched: expected `both` if each run kept its own change rate for each magnitude key.
+        magnitude_matched: NaN if a start is off the bf16 grid, where a key does not fix the threshold; else
+            expected `both` if each run kept its own change rate for each magnitude key.
         mask_*: (co)variances of the two masks within the tensor, times n.
         dot, square_*: of the float32 updates.
         rank_*: (co)variances of the ranks of |update| within the tensor, ranks in [0, 1], times n.
@@ -110,17 +111,19 @@ def update_counts(update: Update) -> UpdateCounts:
     )
 
 
-def pair_counts(a: Side, b: Side, *, same_start: bool) -> PairCounts:
-    """Count one tensor of two runs; `same_start` says that both began with the same weights."""
+def pair_counts(a: Side, b: Side) -> PairCounts:
+    """Count one tensor of two runs."""
     n, both = len(a.mask), int(np.count_nonzero(a.mask & b.mask))
     changed_a, changed_b = int(np.count_nonzero(a.mask)), int(np.count_nonzero(b.mask))
-    if same_start:
+    if not (a.update.on_grid and b.update.on_grid):
+        matched = float("nan")
+    elif np.array_equal(a.key, b.key):
         matched = float(a.keys @ (a.rate * b.rate))
     else:
         joint = np.bincount(a.key.astype(np.intp) * KEYS + b.key, minlength=KEYS * KEYS)
         matched = float(a.rate @ joint.reshape(KEYS, KEYS) @ b.rate)
     chance = changed_a * changed_b / n
-    product = a.delta * b.delta
+    signed = (a.delta != 0) & (b.delta != 0)
     return PairCounts(
         n=n,
         changed_a=changed_a,
@@ -137,8 +140,8 @@ def pair_counts(a: Side, b: Side, *, same_start: bool) -> PairCounts:
         rank_covariance=_dot(a.ranks, b.ranks),
         rank_variance_a=_dot(a.ranks, a.ranks),
         rank_variance_b=_dot(b.ranks, b.ranks),
-        signed=int(np.count_nonzero((a.delta != 0) & (b.delta != 0))),
-        same_sign=int(np.count_nonzero(product > 0)),
+        signed=int(np.count_nonzero(signed)),
+        same_sign=int(np.count_nonzero(signed & ((a.delta > 0) == (b.delta > 0)))),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,18 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32, UInt16
 
-from scramble.checkpoints import STORAGES, Checkpoint, locate, open_checkpoint
+from scramble.axes import Array
+from scramble.checkpoints import STORAGES, Checkpoint, Storage, locate, open_checkpoint
 from scramble.errors import ManifestError, MismatchError, SelectionError
-from scramble.manifest import Actions, actions, check_source, has_manifest, inverse_actions, read_manifest
+from scramble.manifest import (
+    Actions,
+    check_scrambled,
+    check_source,
+    has_manifest,
+    inverse_actions,
+    read_manifest,
+    recorded_actions,
+)
 from scramble.symmetries import act
 from scramble.updates.masks import bf16_words, float32_values
 
@@ -24,11 +32,18 @@ FRAMES: tuple[Frame, ...] = ("raw", "aligned")
 
 @dataclass(frozen=True)
 class Update:
-    """One tensor of one run: both ends as bf16 words, and the update in float32."""
+    """One tensor of one run.
+
+    Attributes:
+        start, end: as bf16 words.
+        delta: the update, in float32.
+        on_grid: whether the start weights are bf16 values.
+    """
 
     start: UInt16[np.ndarray, ...]
     end: UInt16[np.ndarray, ...]
     delta: Float32[np.ndarray, ...]
+    on_grid: bool = True
 
 
 @dataclass(frozen=True)
@@ -49,15 +64,8 @@ class Run:
 
     @property
     def tensors(self) -> list[str]:
-        """Names to count: a tied `lm_head` that is stored all the same is the embedding again."""
-        tied = self.start.config.get("tie_word_embeddings") and "lm_head.weight" in self.start.tensors
-        return [name for name in self.start.tensors if not (tied and name == "lm_head.weight")]
-
-    def start_folder(self, name: str, frame: Frame) -> Path:
-        """Where a tensor's start weights come from; equal folders hold equal weights."""
-        if self.base is not None and (name not in self.undo or frame == "aligned"):
-            return self.base.folder
-        return self.start.folder
+        """Names of the weights to count, tied ones once."""
+        return self.start.parameters
 
     def read(self, name: str, frame: Frame) -> Update:
         """One tensor. In the aligned frame the update is mapped back and added to the base, then rounded.
@@ -67,17 +75,27 @@ class Run:
         start_storage, end_storage = self.start.storage(name), self.end.storage(name)
         start, end = self.start.words(name), self.end.words(name)
         delta = float32_values(end, end_storage) - float32_values(start, start_storage)
+        grid = _on_grid(start, start_storage)
         start, end = bf16_words(start, start_storage), bf16_words(end, end_storage)
         if frame == "raw" or name not in self.undo or self.base is None:
-            return Update(start, end, delta)
+            return Update(start, end, delta, grid)
         layout, elements = self.undo[name]
         sizes = self.base.architecture.sizes
         if all(element.exact for element in elements):
-            return Update(*(act(part, layout, sizes, elements) for part in (start, end, delta)))
+            moved = [act(part, layout, sizes, elements) for part in (start, end, delta)]
+            return Update(moved[0], moved[1], moved[2], grid)
         back = act(delta.astype(np.float64), layout, sizes, elements)
         words, storage = self.base.words(name), self.base.storage(name)
-        moved = STORAGES["BF16"].encode(storage.decode(words) + back)
-        return Update(bf16_words(words, storage), moved, back.astype(np.float32))
+        landed = STORAGES["BF16"].encode(storage.decode(words) + back)
+        grid = _on_grid(words, storage)
+        return Update(bf16_words(words, storage), landed, back.astype(np.float32), grid)
+
+
+def _on_grid(words: Array, storage: Storage) -> bool:
+    if storage.name == "BF16":
+        return True
+    values = storage.decode(words)
+    return bool(np.array_equal(STORAGES["BF16"].decode(bf16_words(words, storage)), values))
 
 
 def open_run(text: str, *, aligned: bool = False, base: Path | None = None) -> Run:
@@ -111,33 +129,50 @@ def ends(start: Path, end: Path, *, aligned: bool = False, base: Path | None = N
         raise ManifestError(f"{start}: its base {origin} is not there; say where it is with --base")
     source = open_checkpoint(origin)
     check_source(manifest, source)
-    undo = inverse_actions(actions(opened.architecture, opened.tensors, manifest.steps, elements))
+    undo = inverse_actions(recorded_actions(manifest, elements, opened.architecture, opened.tensors))
+    check_scrambled(manifest, opened)
     for name, (_, factors) in undo.items():
-        if closed.tensors[name].dtype in ("BF16", "F16") and not all(factor.exact for factor in factors):
+        if not all(factor.exact for factor in factors) and _is_rounded(opened, closed, name):
             raise ManifestError(
-                f"{end}: the aligned frame needs a float32 end, '{name}' is {closed.tensors[name].dtype}: "
+                f"{end}: the aligned frame needs a float32 end, '{name}' holds bf16 or fp16 values: "
                 "what rounding hid cannot be rotated back, and overlap would fall for that alone; "
                 f"{_fp32_hint(end)}or use --frame raw"
             )
     return Run(opened, closed, run.name, run.seed, undo, source)
 
 
+def _is_rounded(start: Checkpoint, end: Checkpoint, name: str) -> bool:
+    """Whether an end's tensor holds 16-bit values, by its dtype or by its values (saved as float32 later)."""
+    if end.storage(name).name in ("BF16", "F16"):
+        return True
+    old, new = (one.storage(name).decode(one.words(name)) for one in (start, end))
+    rounded = any(
+        np.array_equal(STORAGES[kind].decode(STORAGES[kind].encode(new)), new) for kind in ("BF16", "F16")
+    )
+    return rounded and not np.array_equal(old, new)
+
+
 def _same_names(start: Checkpoint, end: Checkpoint) -> None:
-    tied = {"lm_head.weight"} if start.config.get("tie_word_embeddings") else set[str]()
-    if lost := sorted((start.tensors.keys() ^ end.tensors.keys()) - tied):
+    if bool(start.config.get("tie_word_embeddings")) != bool(end.config.get("tie_word_embeddings")):
+        raise MismatchError(f"{start.folder} and {end.folder}: only one ties its head to the embedding")
+    if lost := sorted(set(start.parameters) ^ set(end.parameters)):
         raise MismatchError(f"{start.folder} and {end.folder}: '{lost[0]}' is in only one of them")
-    for name in start.tensors.keys() & end.tensors.keys():
+    for name in start.parameters:
         one, other = start.tensors[name].shape, end.tensors[name].shape
         if one != other:
             raise MismatchError(f"'{name}' has shape {one} in {start.folder}, {other} in {end.folder}")
 
 
-def same_model(runs: Sequence[Run]) -> None:
-    """Refuse runs of different models.
+def comparable(runs: Sequence[Run]) -> None:
+    """Refuse runs of different models, and a run that is listed twice.
 
     Raises:
         MismatchError: names or shapes differ.
+        SelectionError: two runs have one END.
     """
+    ends_seen = [run.name for run in runs]
+    if twice := [name for name in ends_seen if ends_seen.count(name) > 1]:
+        raise SelectionError(f"{twice[0]}: the END of two runs; list every run once")
     for run in runs[1:]:
         _same_names(runs[0].start, run.start)
 
@@ -149,7 +184,11 @@ def _fp32_hint(end: Path) -> str:
 def _seed(end: Path) -> int | None:
     """The seed of a run folder of ours that `end` lies in."""
     for folder in end.parents[:3]:
-        if re.fullmatch(r"checkpoints", folder.name) and (folder.parent / "run.json").exists():
-            seed = json.loads((folder.parent / "run.json").read_bytes()).get("seed")
+        if folder.name == "checkpoints":
+            try:
+                record = json.loads((folder.parent / "run.json").read_bytes())
+            except (OSError, ValueError):
+                return None
+            seed = record.get("seed") if isinstance(record, dict) else None
             return seed if isinstance(seed, int) else None
     return None

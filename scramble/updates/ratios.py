@@ -39,7 +39,7 @@ def pool(counts: pd.DataFrame, level: str, keep: Sequence[str]) -> pd.DataFrame:
     keys = ["level", *LEVELS[level], *keep]
     numbers = [name for name in counts if name not in ("layer", "module", "tensor", *keep)]
     labelled = counts.assign(level=level)
-    summed = labelled.groupby(keys, dropna=False, sort=False)[numbers].sum().reset_index()
+    summed = labelled.groupby(keys, dropna=False, sort=False)[numbers].sum(skipna=False).reset_index()
     for name in ("layer", "module", "tensor"):
         if name not in summed:
             summed[name] = None

@@ -8,8 +8,8 @@ from itertools import combinations
 
 import pandas as pd
 
-from scramble.updates.counts import PairCounts, Side, pair_counts, side, update_counts
-from scramble.updates.ends import FRAMES, Frame, Run, same_model
+from scramble.updates.counts import pair_counts, side, update_counts
+from scramble.updates.ends import FRAMES, Frame, Run, comparable
 from scramble.updates.ratios import pair_ratios, place, pool, update_ratios
 
 Progress = Callable[[int, int], None]
@@ -33,8 +33,9 @@ def count_pairs(
 
     Raises:
         MismatchError: the runs are not of one model.
+        SelectionError: a run is listed twice.
     """
-    same_model(runs)
+    comparable(runs)
     rows: list[dict[str, object]] = []
     names = runs[0].tensors
     for done, name in enumerate(names):
@@ -44,7 +45,7 @@ def count_pairs(
                 continue
             sides = [side(run.read(name, frame)) for run in runs]
             rows += [
-                place(name) | _pair(a, b, frame) | asdict(_count(name, frame, a, b, left, right))
+                place(name) | _pair(a, b, frame) | asdict(pair_counts(left, right))
                 for (a, left), (b, right) in combinations(zip(runs, sides, strict=True), 2)
             ]
         progress(done + 1, len(names))
@@ -73,7 +74,3 @@ def _pairs(runs: Sequence[Run]) -> int:
 def _pair(a: Run, b: Run, frame: Frame) -> dict[str, object]:
     same = None if a.seed is None or b.seed is None else a.seed == b.seed
     return {"run_a": a.name, "run_b": b.name, "same_seed": same, "frame": frame}
-
-
-def _count(name: str, frame: Frame, a: Run, b: Run, left: Side, right: Side) -> PairCounts:
-    return pair_counts(left, right, same_start=a.start_folder(name, frame) == b.start_folder(name, frame))

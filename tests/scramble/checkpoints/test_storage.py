@@ -55,7 +55,7 @@ def test_bf16_from_float32_is_torchs(bits: list[int]) -> None:
 @pytest.mark.parametrize("name", ["BF16", "F16", "F32"])
 def test_ulp_is_the_distance_to_the_next_stored_value(name: str) -> None:
     storage = STORAGES[name]
-    values = np.array([1.0, 1.5, -2.0, 0.75, 3e-3, -1e-3])
+    values = np.array([1.0, 1.5, -2.0, 0.75, 3e-3, -1e-3, 0.0])
     words = storage.encode(values)
     values = storage.decode(words)
     bits = words.view(f"u{words.itemsize}")

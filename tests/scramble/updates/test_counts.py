@@ -108,7 +108,7 @@ def test_pairs_agree_with_the_definitions(seed: int, shuffled: bool) -> None:
     if shuffled:  # another start, as in a scrambled arm
         order = np.random.default_rng(seed).permutation(600)
         b = Update(b.start[order], b.end[order], b.delta[order])
-    found = pair_counts(side(a), side(b), same_start=not shuffled)
+    found = pair_counts(side(a), side(b))
     mask_a, mask_b = changed(a.start, a.end), changed(b.start, b.end)
     assert (found.n, found.changed_a, found.changed_b) == (600, mask_a.sum(), mask_b.sum())
     assert found.both == (mask_a & mask_b).sum()
@@ -150,11 +150,11 @@ def test_ranks_are_scipys_where_values_fit_in_12_bits(delta: Array) -> None:
 
 def test_a_run_overlaps_fully_with_itself_and_nothing_changed_gives_no_ratio() -> None:
     a, _ = simulated(0)
-    row = ratios(pair_counts(side(a), side(a), same_start=True))
+    row = ratios(pair_counts(side(a), side(a)))
     for name in ("jaccard", "overlap_a", "overlap_b", "phi", "update_cosine", "update_rank_correlation"):
         assert row[name] == pytest.approx(1)
     still = Update(a.start, a.start, np.zeros_like(a.delta))
-    row = ratios(pair_counts(side(still), side(still), same_start=True))
+    row = ratios(pair_counts(side(still), side(still)))
     assert math.isnan(row["jaccard"])
     assert math.isnan(row["chance"])
 
@@ -173,7 +173,7 @@ def test_updates_independent_given_magnitude_are_matched_and_above_chance(seed: 
         rounded = (end.view(np.uint32) + 0x7FFF + ((end.view(np.uint32) >> 16) & 1)) >> 16
         return Update(words, rounded.astype(np.uint16), delta)
 
-    row = ratios(pair_counts(side(run()), side(run()), same_start=True))
+    row = ratios(pair_counts(side(run()), side(run())))
     assert abs(row["jaccard_above_magnitude_matched"]) < 0.02
     assert row["jaccard_above_chance"] > 0.1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from scramble.apply import apply
+from scramble.errors import CheckpointError, MismatchError
 from scramble.updates.ends import ends
 from scramble.updates.tables import count_pairs, diff, overlap
 from tests.conftest import Command
@@ -163,6 +163,14 @@ def test_tied_weights_are_counted_once(tmp_path: Path) -> None:
     (twice / "config.json").write_bytes((base / "config.json").read_bytes())
     counted = {tuple(diff(ends(a, b))["n"]) for a in (base, twice) for b in (base, twice)}
     assert len(counted) == 1
+    edit_config(twice, tie_word_embeddings=False)
+    with pytest.raises(MismatchError, match="only one ties"):
+        ends(base, twice)
+    edit_config(twice, tie_word_embeddings=True)
+    tensors["lm_head.weight"] += 1
+    save_file(tensors, twice / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="is not the embedding"):
+        ends(base, twice)
 
 
 def test_ends_that_do_not_match_are_refused(arms: dict[str, Path], tmp_path: Path, command: Command) -> None:
@@ -191,14 +199,52 @@ def test_the_same_start_in_another_folder_gives_the_same_figures(
         np.testing.assert_allclose(one[column], two[column], rtol=1e-12)
 
 
-def test_names_that_repeat_do_not_mix_pairs(arms: dict[str, Path]) -> None:
-    run = ends(arms["base"], arms["end"])
-    counts = count_pairs([run, replace(run, name="again"), ends(arms["base"], arms["other"])], ["raw"])
-    assert set(zip(counts["run_a"], counts["run_b"], strict=True)) == {
-        (run.name, "again"),
-        (run.name, str(arms["other"])),
-        ("again", str(arms["other"])),
-    }
+def test_a_run_that_is_listed_twice_is_refused(arms: dict[str, Path], command: Command) -> None:
+    run = f"{arms['base']}:{arms['end']}"
+    found = command("overlap", run, run)
+    assert found.code == 2
+    assert "list every run once" in found.err
+
+
+def test_bf16_values_saved_as_float32_are_refused_too(arms: dict[str, Path], command: Command) -> None:
+    rounded = {name: value.to(torch.bfloat16).float() for name, value in weights(arms["moved"]).items()}
+    save_file(rounded, arms["moved"] / "model.safetensors", metadata={"format": "pt"})
+    found = command("overlap", f"{arms['base']}:{arms['end']}", f"{arms['start']}:{arms['moved']}")
+    assert found.code == 2
+    assert "holds bf16 or fp16 values" in found.err
+
+
+def test_a_start_that_is_not_what_its_manifest_says_is_refused(
+    arms: dict[str, Path], command: Command
+) -> None:
+    tensors = weights(arms["start"])
+    tensors[ROTATED] += 0.01
+    save_file(tensors, arms["start"] / "model.safetensors", metadata={"format": "pt"})
+    found = command("overlap", f"{arms['base']}:{arms['end']}", f"{arms['start']}:{arms['moved']}")
+    assert found.code == 2
+    assert "is not as its manifest says" in found.err
+
+
+def test_nothing_is_called_aligned_where_nothing_was(arms: dict[str, Path], command: Command) -> None:
+    runs = [f"{arms['base']}:{arms['end']}", f"{arms['base']}:{arms['other']}"]
+    found = command("overlap", *runs, "--format", "json")
+    assert {row["frame"] for row in found.json["rows"]} == {"raw"}
+    assert found.json["meta"]["aligned"].startswith("none")
+    assert command("overlap", *runs, "--frame", "aligned").code == 2
+    (arms["start"] / "scramble.json").unlink()
+    runs[1] = f"{arms['start']}:{arms['moved']}"
+    assert command("overlap", *runs, "--frame", "aligned").code == 2
+
+
+def test_a_start_off_the_bf16_grid_has_no_magnitude_matched_figure(
+    arms: dict[str, Path], tmp_path: Path
+) -> None:
+    fine = train(arms["base"], tmp_path / "fine", 5)
+    runs = [ends(fine, train(fine, tmp_path / f"end{seed}", seed)) for seed in (6, 7)]
+    table = overlap(count_pairs(runs, ["raw"]), ["model", "tensor"])
+    assert table["magnitude_matched"].isna().all()
+    assert table.loc[0, "jaccard"] > 0
+    assert table.loc[0, "chance"] > 0
 
 
 def test_a_trained_scrambled_model_inverted_computes_the_same(arms: dict[str, Path], tmp_path: Path) -> None:
