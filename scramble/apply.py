@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import scramble
+from scramble.actions import actions, draw_steps
 from scramble.checkpoints import PARTIAL, open_checkpoint, staging
 from scramble.errors import NotEquivalentError, SymmetryError
 from scramble.families import Architecture
@@ -17,13 +18,11 @@ from scramble.manifest import (
     Scramble,
     Source,
     Step,
-    actions,
-    draw_steps,
     has_manifest,
     read_manifest,
     write_elements,
 )
-from scramble.rewrite import rewrite
+from scramble.rewrite import left_out, rewrite
 from scramble.selection import DEFAULT_SYMMETRIES, requests
 from scramble.symmetries import Symmetry, symmetry
 from scramble.verify import certify
@@ -74,6 +73,8 @@ def apply(
 
     with staging(target, force=force, keep=source) as stage:
         report(f"writing {len(touched)} touched tensors of {len(checkpoint.tensors)}")
+        if others := left_out(checkpoint):
+            report(f"not carried over: {', '.join(others)}")
         records = rewrite(checkpoint, stage, touched)
         write_elements(stage.folder / ELEMENTS, {**elements, **stored})
         stage.sync()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from scramble.actions import inverse_actions, recorded_actions
 from scramble.checkpoints import open_checkpoint, staging
 from scramble.errors import ManifestError
-from scramble.manifest import inverse_actions, read_manifest, recorded_actions
+from scramble.manifest import read_manifest
 from scramble.rewrite import rewrite
 
 

@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from scramble.actions import Actions
 from scramble.checkpoints import PARTIAL, Checkpoint, Staging
 from scramble.errors import TargetError
-from scramble.manifest import MANIFEST, Actions, TouchedTensor
+from scramble.manifest import MANIFEST, TouchedTensor
 from scramble.transform import rounded
 
 # Other copies of the weights: they would still hold the old ones.

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scramble.actions import Actions, actions, compose
 from scramble.checkpoints import Checkpoint, open_checkpoint
 from scramble.errors import MismatchError, UndecidedError
-from scramble.manifest import Actions, Equivalence, actions, compose, has_manifest, read_manifest
+from scramble.manifest import Equivalence, has_manifest, read_manifest
 from scramble.transform import exact, off, rounded
 
 if TYPE_CHECKING:

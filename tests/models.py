@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,3 +121,11 @@ def with_tokenizer(folder: Path) -> Path:
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<pad>"
     ).save_pretrained(folder)
     return folder
+
+
+def digest(folder: Path) -> str:
+    """A hash of every name and byte in a folder."""
+    found = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        found.update(str(path.relative_to(folder)).encode() + (path.read_bytes() if path.is_file() else b""))
+    return found.hexdigest()

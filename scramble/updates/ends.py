@@ -11,18 +11,11 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32, UInt16
 
+from scramble.actions import Actions, inverse_actions, recorded_actions
 from scramble.axes import Array
 from scramble.checkpoints import STORAGES, Checkpoint, Storage, locate, open_checkpoint
 from scramble.errors import ManifestError, MismatchError, SelectionError
-from scramble.manifest import (
-    Actions,
-    check_scrambled,
-    check_source,
-    has_manifest,
-    inverse_actions,
-    read_manifest,
-    recorded_actions,
-)
+from scramble.manifest import check_scrambled, check_source, has_manifest, read_manifest
 from scramble.symmetries import act
 from scramble.updates.masks import bf16_words, float32_values
 

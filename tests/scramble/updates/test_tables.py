@@ -34,8 +34,9 @@ def train(start: Path, end: Path, seed: int, dtype: torch.dtype = torch.float32)
 
 def transported(base: Path, start: Path, end: Path, target: Path) -> Path:
     """The same training in the scrambled frame: `start + R(end - base)`, by the manifest, in float64."""
+    from scramble.actions import actions
     from scramble.checkpoints import open_checkpoint
-    from scramble.manifest import actions, read_manifest
+    from scramble.manifest import read_manifest
     from scramble.symmetries import act
 
     manifest, elements = read_manifest(start)
