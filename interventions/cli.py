@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scramble.cli import Format, FormatOption, QuietOption, counter, emit, reporter
-from scramble.errors import ScrambleError
+from scramble.errors import RunError
 
 if TYPE_CHECKING:
     from interventions.contrast import Contrasts
@@ -39,11 +39,10 @@ def plan(
     quiet: QuietOption = False,
 ) -> None:
     """The runs, what they cost, and which are finished. Writes nothing."""
-    from interventions.experiment import plan as planned
     from interventions.experiment import read_experiment
 
     read = read_experiment(path)
-    runs = planned(read, out)
+    runs = _planned(read, out)
     weights, seconds = _weights(read.base), _seconds(runs)
     rows = [_row(run, weights, seconds) for run in runs]
     emit(rows, {"experiment": read.name, "base": read.base}, format)
@@ -169,7 +168,7 @@ def _train(read: Experiment, out: Path, count: int | None, quiet: bool) -> list[
             failed = execute(missing, out, lanes(len(missing), count), progress)
         if failed:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-            raise ScrambleError(f"{len(failed)} of {len(missing)} runs failed: {reasons}")
+            raise RunError(f"{len(failed)} of {len(missing)} runs failed: {reasons}")
     return runs
 
 
@@ -184,10 +183,8 @@ def _report(
     read: Experiment, runs: Sequence[PlannedRun], contrasts: Contrasts, out: Path, format: Format
 ) -> None:
     from interventions.report import write_report
-    from interventions.verdict import verdict
 
-    page = write_report(read, runs, contrasts, _results(read, out))
-    lines = verdict(contrasts.by_treatment, read.base_arm, [arm for arm in read.arms if arm != read.base_arm])
+    page, lines = write_report(read, runs, contrasts, _results(read, out))
     rows = [{"verdict": line} for line in lines]
     notes = {"notes": " ".join(read.notes)} if read.notes else {}
     emit(rows, {"report": str(page), "tables": str(page.parent / "*.csv")} | notes, format)

@@ -7,16 +7,18 @@ same prompts in the same order and overlap far more; they are tabled apart.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from interventions.experiment import Experiment, PlannedRun, treatments
+from interventions.experiment import Experiment, PlannedRun, treatment
 from scramble import __version__
+from scramble.checkpoints import locate
 from scramble.errors import SelectionError
+from scramble.manifest import has_manifest
 from scramble.updates.ends import ends
 from scramble.updates.ratios import pair_ratios, pool
 from scramble.updates.tables import PAIR, count_pairs
@@ -40,26 +42,23 @@ RESAMPLES, ENOUGH_RUNS = 2000, 4
 
 @dataclass(frozen=True)
 class Contrasts:
-    """Tables of an experiment.
+    """Tables of an experiment. Each scrambled arm is contrasted with the base arm by itself.
 
     Attributes:
-        pairs: every pair of runs in every (layer, module), raw and aligned.
-        by_layer: contrasts (arm x arm) in every (layer, module): means over pairs, and intervals.
-        by_treatment: contrasts pooled over the weights that each set of symmetries touched.
+        pairs: every pair of runs of an arm and the base, in every (layer, module), raw and aligned.
+        by_layer: contrasts in every (layer, module): means over pairs, and intervals.
+        by_treatment: contrasts pooled over the weights that each set of symmetries touched in the arm.
     """
 
     pairs: pd.DataFrame
     by_layer: pd.DataFrame
     by_treatment: pd.DataFrame
 
-    def write(self, folder: Path) -> list[Path]:
+    def write(self, folder: Path) -> None:
         """Write the tables as CSV."""
         folder.mkdir(parents=True, exist_ok=True)
-        paths = []
         for field in fields(self):
-            paths.append(folder / f"{field.name}.csv")
-            getattr(self, field.name).to_csv(paths[-1], index=False)
-        return paths
+            getattr(self, field.name).to_csv(folder / f"{field.name}.csv", index=False)
 
     @classmethod
     def read(cls, folder: Path) -> Contrasts:
@@ -82,28 +81,41 @@ def contrast(
         SelectionError: fewer than two finished runs.
         ManifestError: a rotation cannot be undone because the runs kept no float32 ends.
     """
-    finished = [run for run in runs if run.folder is not None and run.status == "finished"]
+    finished = [run for run in runs if run.status == "finished"]
     if len(finished) < 2:
         raise SelectionError(
             f"{experiment.name}: {len(finished)} finished run(s), a contrast needs two or more"
         )
-    opened = [ends(run.start, _end(run), aligned=True) for run in finished]
-    names = {one.name: run for one, run in zip(opened, finished, strict=True)}
+    base = locate(experiment.base)
+    origin = None if has_manifest(base) else base
+    opened = [ends(run.start, end(run), aligned=True, base=origin) for run in finished]
     counts = count_pairs(opened, progress=progress)
-    touched = treatments(sorted({run.start for run in runs if run.start.exists()}))
-    counts["treatment"] = [
-        touched.get(tensor, OUTSIDE if pd.isna(layer) else UNTREATED)
-        for tensor, layer in zip(counts["tensor"], counts["layer"], strict=True)
-    ]
+    names = {one.name: run for one, run in zip(opened, finished, strict=True)}
     for side in "ab":
         counts[f"arm_{side}"] = [names[name].arm for name in counts[f"run_{side}"]]
         counts[f"seed_{side}"] = [names[name].seed for name in counts[f"run_{side}"]]
     counts["contrast"] = counts["arm_a"] + " x " + counts["arm_b"]
-    labels = ["contrast", "treatment", "arm_a", "arm_b", "seed_a", "seed_b"]
-    pairs = _ratios(counts, "layer-module", labels)
-    by_layer = _aggregate(pairs, ["treatment", "layer", "module"])
-    by_treatment = _aggregate(_ratios(counts, "model", labels), ["treatment"])
-    return Contrasts(pairs, by_layer, by_treatment)
+    starts = {run.arm: run.start for run in finished}
+    tables: dict[str, list[pd.DataFrame]] = {field.name: [] for field in fields(Contrasts)}
+    for arm in [name for name in experiment.scrambled_arms if name in starts] or [experiment.base_arm]:
+        both = [experiment.base_arm, arm]
+        part = counts[counts["arm_a"].isin(both) & counts["arm_b"].isin(both)]
+        touched = treatment(starts[arm], base) if arm != experiment.base_arm else {}
+        part = part.assign(arm=arm, treatment=_treatments(part, touched))
+        labels = ["arm", "contrast", "treatment", "arm_a", "arm_b", "seed_a", "seed_b"]
+        tables["pairs"].append(_ratios(part, "layer-module", labels))
+        tables["by_layer"].append(_aggregate(tables["pairs"][-1], ["treatment", "layer", "module"]))
+        tables["by_treatment"].append(_aggregate(_ratios(part, "model", labels), ["treatment"]))
+    return Contrasts(**{name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()})
+
+
+def _treatments(counts: pd.DataFrame, touched: Mapping[str, str]) -> list[str]:
+    """A label for each (layer, module): what acted on any tensor of it (a bias may stay where it is)."""
+    places = list(zip(counts["layer"], counts["module"], counts["tensor"], strict=True))
+    acted = {(layer, module): touched[tensor] for layer, module, tensor in places if tensor in touched}
+    return [
+        acted.get((layer, module), OUTSIDE if pd.isna(layer) else UNTREATED) for layer, module, _ in places
+    ]
 
 
 def contrast_once(
@@ -113,11 +125,15 @@ def contrast_once(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Contrasts:
     """The tables in `folder` if this version computed them from these runs, else computed and written."""
-    record = {run.name: run.folder.record.get("end") for run in runs if run.folder}
+    finished = [run for run in runs if run.status == "finished"]
+    record = {str(end(run)): run.folder.record.get("end") for run in finished if run.folder}
     stamp = json.dumps({"version": __version__, "runs": record}, indent=2) + "\n"
     made_from = folder / "runs.json"
     if made_from.exists() and made_from.read_text() == stamp:
-        return Contrasts.read(folder)
+        try:
+            return Contrasts.read(folder)
+        except FileNotFoundError:
+            pass
     made_from.unlink(missing_ok=True)
     found = contrast(experiment, runs, progress)
     found.write(folder)
@@ -125,9 +141,10 @@ def contrast_once(
     return found
 
 
-def _end(run: PlannedRun) -> Path:
-    """The last checkpoint, in float32 where the recipe kept it."""
-    assert run.folder is not None
+def end(run: PlannedRun) -> Path:
+    """The last checkpoint of a finished run, in float32 where the recipe kept it."""
+    if run.folder is None:
+        raise SelectionError(f"{run.name}: not finished")
     fp32 = run.folder.checkpoint(run.recipe.steps, fp32=True)
     return fp32 if fp32.exists() else run.folder.checkpoint(run.recipe.steps)
 
@@ -140,8 +157,9 @@ def _ratios(counts: pd.DataFrame, level: str, labels: list[str]) -> pd.DataFrame
 def _aggregate(pairs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Mean over the pairs of a contrast; intervals from resampled runs where both arms have enough."""
     rows = []
-    for group, rest in pairs.groupby(["contrast", "same_seed", "frame", *keys], dropna=False, sort=False):
-        row = dict(zip(["contrast", "same_seed", "frame", *keys], group, strict=True))
+    keys = ["arm", "contrast", "same_seed", "frame", *keys]
+    for group, rest in pairs.groupby(keys, dropna=False, sort=False):
+        row = dict(zip(keys, group, strict=True))
         row |= {"pairs": len(rest), "n": int(rest["n"].iloc[0])}
         row |= {name: rest[name].mean() for name in ("density_a", "density_b", *METRICS)}
         row["jaccard_low"], row["jaccard_high"] = _interval(rest)
@@ -153,7 +171,11 @@ def _aggregate(pairs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 
 def _interval(pairs: pd.DataFrame) -> tuple[float, float]:
-    """95 % interval of the mean Jaccard over resampled runs; NaN where an arm has fewer than four runs."""
+    """95 % interval of the mean Jaccard over resampled runs; NaN where either arm has fewer than four.
+
+    A percentile bootstrap over runs, so it holds for this one draw of the scramble, and with as few as four
+    runs it is somewhat too narrow.
+    """
     within = pairs["arm_a"].iloc[0] == pairs["arm_b"].iloc[0]
     if within:
         seeds = sorted({*pairs["seed_a"], *pairs["seed_b"]})

@@ -17,7 +17,9 @@ from runs.run import start_hash
 from scramble.apply import apply, choose
 from scramble.checkpoints import locate, open_checkpoint
 from scramble.errors import RecipeError
+from scramble.families import Architecture
 from scramble.manifest import has_manifest, read_manifest
+from scramble.symmetries import Symmetry
 
 
 class Arm(BaseModel):
@@ -77,6 +79,10 @@ class Experiment(BaseModel):
     def base_arm(self) -> str:
         return next(name for name, arm in self.arms.items() if not arm.scrambles)
 
+    @property
+    def scrambled_arms(self) -> list[str]:
+        return [name for name, arm in self.arms.items() if arm.scrambles]
+
     def recipe_for(self, arm: str, seed: int, model: str) -> Recipe:
         """The full recipe of one run.
 
@@ -135,13 +141,13 @@ def plan(experiment: Experiment, out: Path) -> list[PlannedRun]:
     Raises:
         ScrambleError: the base cannot be read, or an arm asks for a scramble that it does not have.
     """
-    base = open_checkpoint(locate(experiment.base))
-    base_hash = base.hash(full=True)
+    base = locate(experiment.base)
+    architecture, base_hash = open_checkpoint(base).architecture, start_hash(base)
     runs = []
     for name, arm in experiment.arms.items():
-        choose(base.architecture, arm.scrambles, None)
+        _can_be_aligned(experiment, name, choose(architecture, arm.scrambles, None), architecture)
         start = start_folder(experiment, name, out, base_hash)
-        digest = start_hash(start) if start.exists() else None
+        digest = base_hash if start == base else start_hash(start) if start.exists() else None
         for seed in arm.seeds or experiment.seeds:
             recipe = experiment.recipe_for(name, seed, str(start))
             folder = run_folder(out, recipe, digest) if digest else None
@@ -149,34 +155,57 @@ def plan(experiment: Experiment, out: Path) -> list[PlannedRun]:
     return runs
 
 
+def _can_be_aligned(
+    experiment: Experiment,
+    arm: str,
+    chosen: Sequence[tuple[Symmetry, tuple[int, ...]]],
+    architecture: Architecture,
+) -> None:
+    """A rotation is undone from float32 ends only; without them every run would train in vain."""
+    recipe = experiment.recipe_for(arm, experiment.seeds[0], experiment.base)
+    if recipe.steps in recipe.fp32_steps:
+        return
+    for symmetry, layers in chosen:
+        drawn = symmetry.draw(architecture.sizes, 0, layers[0])
+        if not all(element.exact for element in drawn):
+            raise RecipeError(
+                f"{experiment.name}: arm '{arm}' has a {symmetry.name}, which only float32 ends can undo: "
+                f"put step {recipe.steps} into recipe.fp32_steps"
+            )
+
+
 def prepare(experiment: Experiment, out: Path, report: Any = lambda message: None) -> list[PlannedRun]:
     """Write the scrambled starts that are missing, each verified, and plan."""
     planned = plan(experiment, out)
-    base = locate(experiment.base)
     starts = {run.arm: run.start for run in planned}
+    missing = [name for name, start in starts.items() if not start.exists()]
+    if not missing:
+        return planned
     (out / "starts").mkdir(parents=True, exist_ok=True)
-    for name, arm in experiment.arms.items():
-        start = starts[name]
-        if not start.exists():
-            report(f"scrambling the start of arm '{name}'")
-            apply(
-                base, start, symmetries=arm.scrambles, seed=arm.scramble_seed, full_hash=True, report=report
-            )
+    for name in missing:
+        arm = experiment.arms[name]
+        report(f"scrambling the start of arm '{name}'")
+        apply(
+            locate(experiment.base),
+            starts[name],
+            symmetries=arm.scrambles,
+            seed=arm.scramble_seed,
+            full_hash=True,
+            report=report,
+        )
     return plan(experiment, out)
 
 
-def treatments(starts: Sequence[Path]) -> dict[str, str]:
-    """Tensor name to the symmetries that acted on it in any arm, joined by ` + `."""
+def treatment(start: Path, base: Path) -> dict[str, str]:
+    """Tensor name to the symmetries that an arm's start adds to those of the base, joined by ` + `."""
+    manifest, _ = read_manifest(start)
+    inherited = len(read_manifest(base)[0].steps) if has_manifest(base) else 0
+    architecture = open_checkpoint(start).architecture
     found: dict[str, list[str]] = {}
-    for start in starts:
-        if not has_manifest(start):
-            continue
-        manifest, _ = read_manifest(start)
-        architecture = open_checkpoint(start).architecture
-        for step in manifest.steps:
-            for record in step.elements:
-                for name, _ in architecture.carriers(step.layer, record.axis):
-                    names = found.setdefault(name, [])
-                    if step.symmetry not in names:
-                        names.append(step.symmetry)
+    for step in manifest.steps[inherited:]:
+        for record in step.elements:
+            for name, _ in architecture.carriers(step.layer, record.axis):
+                names = found.setdefault(name, [])
+                if step.symmetry not in names:
+                    names.append(step.symmetry)
     return {name: " + ".join(names) for name, names in found.items()}

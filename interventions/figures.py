@@ -20,25 +20,29 @@ _HEIGHTS = ["jaccard", "jaccard_high", "chance", "magnitude_matched"]
 _TITLES = {"raw": "raw: as stored", "aligned": "aligned: scramble undone before comparing"}
 
 
-def collapse(by_layer: pd.DataFrame, modules: Sequence[str]) -> Figure:
-    """One row of axes a module, raw left and aligned right.
+def collapse(by_layer: pd.DataFrame, pairs: pd.DataFrame, modules: Sequence[str]) -> Figure:
+    """One row of axes a module, raw left and aligned right, for one scrambled arm.
 
-    Solid lines are contrasts between runs with different seeds; points are means over pairs, bars intervals
-    where runs were resampled. The dotted line of the same colour is what magnitudes and bf16 rounding
-    predict for that contrast, the grey dashed line is chance.
+    Lines are contrasts between runs with different seeds, means over pairs; bars are intervals where runs
+    were resampled, else every pair is a point. The dotted line of the same colour is what the runs' change
+    rates by magnitude predict for that contrast, the grey dashed line is chance.
     """
-    data = by_layer[(by_layer["treatment"] != OUTSIDE) & ~by_layer["same_seed"].astype(bool)]
-    contrasts = list(dict.fromkeys(data["contrast"]))
+    lines, points = (
+        table[(table["treatment"] != OUTSIDE) & ~table["same_seed"].astype(bool)]
+        for table in (by_layer, pairs)
+    )
+    contrasts = list(dict.fromkeys(lines["contrast"]))
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(10, 0.9 + 2.3 * len(modules)), layout="constrained")
         axes = figure.subplots(len(modules), 2, sharex=True, sharey="row", squeeze=False)
         for row, module in zip(axes, modules, strict=True):
+            here = lines["module"] == module
             for ax, frame in zip(row, ("raw", "aligned"), strict=True):
-                part = data[(data["module"] == module) & (data["frame"] == frame)]
-                _panel(ax, part, contrasts)
+                chosen = (points["module"] == module) & (points["frame"] == frame)
+                _panel(ax, lines[here & (lines["frame"] == frame)], points[chosen], contrasts)
                 ax.set_title(f"{module} - {_TITLES[frame]}", fontsize=9, loc="left")
             row[0].set_ylabel("Jaccard overlap")
-            row[0].set_ylim(0, 1.05 * max(1e-3, data.loc[data["module"] == module, _HEIGHTS].max().max()))
+            row[0].set_ylim(0, 1.05 * max(1e-3, lines.loc[here, _HEIGHTS].max().max()))
         for ax in axes[-1]:
             ax.set_xlabel("layer")
         handles, labels = axes[0][0].get_legend_handles_labels()
@@ -46,20 +50,23 @@ def collapse(by_layer: pd.DataFrame, modules: Sequence[str]) -> Figure:
     return figure
 
 
-def _panel(ax: Any, part: pd.DataFrame, contrasts: Sequence[str]) -> None:
-    treated = sorted(part.loc[part["treatment"] != UNTREATED, "layer"].unique())
+def _panel(ax: Any, lines: pd.DataFrame, points: pd.DataFrame, contrasts: Sequence[str]) -> None:
+    treated = sorted(lines.loc[lines["treatment"] != UNTREATED, "layer"].unique())
     for place, layer in enumerate(treated):
         label = "treated layer" if place == 0 else None
         ax.axvspan(layer - 0.5, layer + 0.5, color="#F0E442", alpha=0.45, lw=0, label=label)
     for contrast, colour, marker in zip(contrasts, _COLOURS, _MARKERS, strict=False):
-        line = part[part["contrast"] == contrast].sort_values("layer")
+        line = lines[lines["contrast"] == contrast].sort_values("layer")
         layers = line["layer"].astype(int)
         ax.plot(layers, line["jaccard"], color=colour, marker=marker, ms=3.5, lw=1.3, label=contrast)
         if line["jaccard_low"].notna().any():
             ax.vlines(layers, line["jaccard_low"], line["jaccard_high"], color=colour, lw=1)
+        else:
+            each = points[points["contrast"] == contrast]
+            ax.plot(each["layer"].astype(int), each["jaccard"], ".", color=colour, ms=3, alpha=0.5)
         ax.plot(layers, line["magnitude_matched"], color=colour, ls=":", lw=1.3)
-    ax.plot([], [], color="0.2", ls=":", lw=1.3, label="magnitude and bf16 alone (same colour)")
-    chance = part.groupby("layer")["chance"].mean()
+    ax.plot([], [], color="0.2", ls=":", lw=1.3, label="change rate by magnitude (same colour)")
+    chance = lines.groupby("layer")["chance"].mean()
     ax.plot(chance.index.astype(int), chance, color="0.4", ls="--", lw=1.1, label="chance")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from interventions.experiment import PlannedRun
-from scramble.errors import ScrambleError
+from scramble.errors import RunError
 
 Progress = Callable[[PlannedRun, int, dict[str, Any]], None]
 _POLL_SECONDS = 0.5
@@ -29,16 +29,18 @@ class Lanes:
 
     count: int
     threads: int
-    gpus: int = 0
+    gpus: tuple[str, ...] = ()
 
 
 def lanes(runs: int, count: int | None = None) -> Lanes:
     """As many as there are GPUs, else cores, and no more than there are runs."""
     import torch
 
-    gpus = torch.cuda.device_count()
+    numbers = [str(number) for number in range(torch.cuda.device_count())]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(numbers)).split(",")
+    gpus = tuple(visible[: len(numbers)])
     cores = len(os.sched_getaffinity(0))
-    count = max(1, min(count or gpus or cores, runs))
+    count = max(1, min(count or len(gpus) or cores, runs))
     return Lanes(count, max(1, cores // count), gpus)
 
 
@@ -80,8 +82,9 @@ def _start(run: PlannedRun, out: Path, lanes: Lanes, lane: int) -> subprocess.Po
         "TOKENIZERS_PARALLELISM": "false",
     }
     if lanes.gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = str(lane % lanes.gpus)
-    job = {"recipe": run.recipe.model_dump(mode="json"), "out": str(out), "threads": lanes.threads}
+        environment["CUDA_VISIBLE_DEVICES"] = lanes.gpus[lane % len(lanes.gpus)]
+    job: dict[str, Any] = {"recipe": run.recipe.model_dump(mode="json"), "out": str(out)}
+    job |= {"threads": lanes.threads, "parent": os.getpid()}
     with _log(run).open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "runs.worker"],
@@ -91,7 +94,7 @@ def _start(run: PlannedRun, out: Path, lanes: Lanes, lane: int) -> subprocess.Po
             env=environment,
         )
     if process.stdin is None:
-        raise ScrambleError(f"{run.name}: the lane could not be started")
+        raise RunError(f"{run.name}: the lane could not be started")
     process.stdin.write(json.dumps(job).encode())
     process.stdin.close()
     return process
@@ -99,7 +102,7 @@ def _start(run: PlannedRun, out: Path, lanes: Lanes, lane: int) -> subprocess.Po
 
 def _log(run: PlannedRun) -> Path:
     if run.folder is None:
-        raise ScrambleError(f"{run.name}: its start {run.start} is not there")
+        raise RunError(f"{run.name}: its start {run.start} is not there")
     run.folder.path.mkdir(parents=True, exist_ok=True)
     return run.folder.path / "log.txt"
 

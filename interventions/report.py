@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
 
 from interventions import figures
 from interventions.contrast import OUTSIDE, UNTREATED, Contrasts
@@ -23,17 +24,10 @@ _SHOWN += ["update_cosine", "update_rank_correlation"]
 
 def write_report(
     experiment: Experiment, runs: Sequence[PlannedRun], contrasts: Contrasts, folder: Path
-) -> Path:
-    """Write `report.html`, and its figures as SVG and PNG, into a folder; returns the page."""
+) -> tuple[Path, list[str]]:
+    """Write `report.html`, and its figures as SVG and PNG; returns the page and its verdict."""
     folder.mkdir(parents=True, exist_ok=True)
-    layered = contrasts.by_layer[contrasts.by_layer["treatment"] != OUTSIDE]
-    treated = layered[layered["treatment"] != UNTREATED]
-    modules = [name for name in sorted(set(layered["module"])) if "norm" not in name]
-    touched = [name for name in _most_treated_first(treated) if name in modules]
-    others = [name for name in modules if name not in touched]
-    drawn = {"collapse": figures.collapse(layered, touched or modules)}
-    if touched and others:
-        drawn["other_modules"] = figures.collapse(layered, others)
+    drawn = _draw(contrasts)
     curves = {run.name: [row["reward"] for row in run.folder.metrics] for run in runs if run.folder}
     if curves:
         drawn["rewards"] = figures.rewards(curves)
@@ -42,25 +36,41 @@ def write_report(
             figure.savefig(folder / f"{name}.{suffix}", dpi=150)
     table = contrasts.by_treatment
     different = ~table["same_seed"].astype(bool)
+    lines = verdict(table, experiment.base_arm, experiment.scrambled_arms)
     environment = Environment(
         loader=PackageLoader("interventions", "."), autoescape=True, undefined=StrictUndefined
     )
     page = environment.get_template("report.html.j2").render(
         experiment=experiment,
         version=__version__,
-        verdict=verdict(
-            table, experiment.base_arm, [arm for arm in experiment.arms if arm != experiment.base_arm]
-        ),
+        verdict=lines,
         figures={name: figures.svg(figure) for name, figure in drawn.items()},
-        different=_rows(table[different]),
-        same=_rows(table[~different]),
+        arms=list(dict.fromkeys(table["arm"])),
+        different={arm: _rows(rows) for arm, rows in table[different].groupby("arm")},
+        same={arm: _rows(rows) for arm, rows in table[~different].groupby("arm")},
         certificates=_certificates(runs),
         runs=[_run_row(run) for run in runs],
-        enough=contrasts.by_treatment["jaccard_low"].notna().any(),
+        enough=table["jaccard_low"].notna().any(),
     )
     path = folder / "report.html"
     path.write_text(page)
-    return path
+    return path, lines
+
+
+def _draw(contrasts: Contrasts) -> dict[str, Figure]:
+    """For each arm the collapse in the modules that it treated, and the other modules."""
+    drawn = {}
+    for arm, layered in contrasts.by_layer.groupby("arm", sort=False):
+        pairs = contrasts.pairs[contrasts.pairs["arm"] == arm]
+        layered = layered[layered["treatment"] != OUTSIDE]
+        treated = layered[layered["treatment"] != UNTREATED]
+        modules = [name for name in sorted(set(layered["module"])) if "norm" not in name]
+        touched = [name for name in _most_treated_first(treated) if name in modules]
+        others = [name for name in modules if name not in touched]
+        drawn[f"collapse-{arm}"] = figures.collapse(layered, pairs, touched or modules)
+        if touched and others:
+            drawn[f"other-modules-{arm}"] = figures.collapse(layered, pairs, others)
+    return drawn
 
 
 def _most_treated_first(treated: pd.DataFrame) -> list[str]:
@@ -105,8 +115,8 @@ def _certificates(runs: Sequence[PlannedRun]) -> list[dict[str, Any]]:
 def _run_row(run: PlannedRun) -> dict[str, Any]:
     metrics = run.folder.metrics if run.folder else []
     record = run.folder.record if run.folder else {}
-    half = max(1, len(metrics) // 4)
-    first, last = metrics[:half], metrics[-half:]
+    quarter = max(1, len(metrics) // 4)
+    first, last = metrics[:quarter], metrics[-quarter:]
     return {
         "run": run.name,
         "status": run.status,

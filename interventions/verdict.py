@@ -39,8 +39,11 @@ def cell(table: pd.DataFrame, contrast: str, treatment: str, frame: str) -> Cell
 
 
 def verdict(table: pd.DataFrame, base: str, arms: list[str]) -> list[str]:
-    """Sentences, the untreated weights first, then every treatment of every scrambled arm."""
-    return [*_untreated(table, base), *(line for arm in arms for line in _treated(table, base, arm))]
+    """Sentences: what untreated weights do, then every treatment of every scrambled arm."""
+    lines = [*_untreated(table[table["arm"] == (arms or [base])[0]], base)]
+    for arm in arms:
+        lines += _treated(table[table["arm"] == arm], base, arm)
+    return lines
 
 
 def _untreated(table: pd.DataFrame, base: str) -> Iterator[str]:
@@ -50,37 +53,39 @@ def _untreated(table: pd.DataFrame, base: str) -> Iterator[str]:
         return
     above = found.jaccard - found.chance
     yield (
-        f"In untreated layers two {base} runs change the same weights: their Jaccard overlap is "
-        f"{found.jaccard:.3f}, and {found.chance:.3f} would be chance ({_pairs(found)})."
+        f"Two {base} runs overlap by {found.jaccard:.3f} (Jaccard) in untreated weights; "
+        f"{found.chance:.3f} would be chance ({_pairs(found)})."
     )
-    if above > 0:
+    if above <= 0:
+        yield "That is no more than chance, so there is nothing for a scramble to take away."
+    else:
         share = (found.magnitude_matched - found.chance) / above
         yield (
-            "A baseline that knows only how large each weight is and how bf16 rounds predicts "
-            f"{found.magnitude_matched:.3f}, which is {share:.0%} of the overlap above chance."
+            "If each run changed weights at its own rate for their magnitude, blind to everything else, "
+            f"it would be {found.magnitude_matched:.3f}: {share:.0%} of the overlap above chance."
         )
 
 
 def _treated(table: pd.DataFrame, base: str, arm: str) -> Iterator[str]:
     treatments = [name for name in dict.fromkeys(table["treatment"]) if name not in (UNTREATED, OUTSIDE)]
     for treatment in treatments:
+        where = f"Where arm '{arm}' had {treatment}"
         home = cell(table, f"{base} x {base}", treatment, "raw")
-        raw = cell(table, f"{base} x {arm}", treatment, "raw") or cell(
-            table, f"{arm} x {base}", treatment, "raw"
-        )
-        back = cell(table, f"{base} x {arm}", treatment, "aligned") or cell(
-            table, f"{arm} x {base}", treatment, "aligned"
-        )
-        if home is None or raw is None or back is None or home.jaccard <= home.chance:
-            yield f"{treatment}: the runs that would be compared are missing, or do not overlap above chance."
+        crossed = f"{base} x {arm}" if f"{base} x {arm}" in set(table["contrast"]) else f"{arm} x {base}"
+        raw, back = (cell(table, crossed, treatment, frame) for frame in ("raw", "aligned"))
+        if home is None or raw is None or back is None:
+            yield f"{where}, the runs that would be compared are missing."
+            continue
+        if home.jaccard <= home.chance:
+            yield f"{where}, two {base} runs overlap no more than chance: nothing to compare with."
             continue
         left = (raw.jaccard - raw.chance) / (home.jaccard - home.chance)
         restored = back.jaccard / home.jaccard
-        word = "collapses" if left < COLLAPSED else "is kept" if left >= KEPT else "falls in part"
+        word = "collapses" if left < COLLAPSED else "is mostly kept" if left >= KEPT else "falls in part"
         yield (
-            f"Where '{treatment}' acted, the overlap of {base} and {arm} runs {word}: {raw.jaccard:.3f}, "
-            f"beside {home.jaccard:.3f} between two {base} runs; chance is {raw.chance:.3f}, "
-            f"magnitude and rounding alone give {raw.magnitude_matched:.3f} ({_pairs(raw)})."
+            f"{where}, the overlap of {base} and {arm} runs {word}: {raw.jaccard:.3f}, beside "
+            f"{home.jaccard:.3f} between two {base} runs; chance is {raw.chance:.3f}, the change rates by "
+            f"magnitude give {raw.magnitude_matched:.3f} ({_pairs(raw)})."
         )
         yield (
             f"With the scramble undone before comparing it is {back.jaccard:.3f}, {restored:.0%} of the "
@@ -90,7 +95,7 @@ def _treated(table: pd.DataFrame, base: str, arm: str) -> Iterator[str]:
 
 def _reading(left: float, restored: float) -> str:
     if left >= KEPT:
-        return "The scramble did not change which weights move here."
+        return f"{left:.0%} of the overlap above chance is there without undoing anything."
     if restored >= RESTORED:
         return (
             "So the fall is what relabelling the coordinates does by construction; it is no evidence that "

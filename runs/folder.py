@@ -85,5 +85,7 @@ class RunFolder:
 
 
 def run_folder(out: Path, recipe: Recipe, start_hash: str) -> RunFolder:
-    """`out/<name>-<hash>`: the hash of what decides the weights."""
-    return RunFolder(out / f"{recipe.name}-{recipe.identity(start_hash)[:12]}")
+    """`out/<name>-<hash>`: the hash of what decides the weights; a run of another name is found too."""
+    digest = recipe.identity(start_hash)[:12]
+    same = sorted(path for path in out.glob(f"*-{digest}") if (path / "run.json").exists())
+    return RunFolder(same[0] if same else out / f"{recipe.name}-{digest}")

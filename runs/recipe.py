@@ -29,7 +29,7 @@ class _Section(BaseModel):
 
 
 class Grpo(_Section):
-    """GRPO through TRL. The defaults are TRL's, without a KL term (arXiv 2511.08567, C.1).
+    """GRPO through TRL, without a KL term unless asked for (arXiv 2511.08567, C.1).
 
     Attributes:
         prompts: distinct prompts a step; `prompts * generations` sequences are sampled and trained on.
@@ -70,7 +70,7 @@ class Recipe(_Section):
     Attributes:
         name: first part of the run folder's name.
         model: start checkpoint, a folder or hub id.
-        seed: reaches weights that are drawn (adapters, dropout), the order of the data, and the rollouts.
+        seed: reaches dropout, the order of the data, and the rollouts.
         precision: of the arithmetic; weights and optimizer state are float32. `bf16` is autocast, and very
             slow on CPUs without bf16 instructions.
         save_steps: steps whose checkpoints are kept, in bf16; the last step always is.

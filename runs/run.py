@@ -16,7 +16,7 @@ from runs.folder import RunFolder, run_folder
 from runs.recipe import Recipe
 from runs.tasks import Example
 from scramble.checkpoints import locate, open_checkpoint
-from scramble.errors import ScrambleError
+from scramble.errors import RunError, ScrambleError
 from scramble.rewrite import side_files
 
 Progress = Callable[[int, int, dict[str, Any]], None]
@@ -52,14 +52,17 @@ def run(
         threads: of the arithmetic; all cores by default. Lanes side by side must divide the cores.
 
     Raises:
-        ScrambleError: see `scramble.errors`. The run folder then says `failed` and why.
+        ScrambleError: see `scramble.errors`. If training fails, the run folder says `failed` and why.
     """
     folder, start, digest = plan(recipe, out)
     if folder.status == "finished":
         return folder
-    threads = threads or os.cpu_count() or 1
-    examples = recipe.task.examples()
+    _one_gpu()
+    threads = threads or len(os.sched_getaffinity(0))
+    examples = recipe.task.checked_examples()
     with folder.locked():
+        if folder.status == "finished":  # by another process, a moment ago
+            return folder
         folder.begin(recipe)
         began = time.monotonic()
         folder.write_record(
@@ -83,7 +86,7 @@ def run(
             folder.write_record(status="failed", reason=reason)
             if isinstance(error, ScrambleError) or not isinstance(error, Exception):
                 raise
-            raise ScrambleError(f"{folder.path}: the run failed: {reason}") from error
+            raise RunError(f"{folder.path}: the run failed: {reason}") from error
         folder.write_record(
             status="finished",
             seconds=round(time.monotonic() - began, 1),
@@ -92,10 +95,16 @@ def run(
     return folder
 
 
+def _one_gpu() -> None:
+    """A run uses one GPU: the first that this process may see. It must be said before CUDA starts."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+
+
 def _seeds(recipe: Recipe) -> dict[str, Any]:
     """Every seed and where it reaches."""
     return {
-        "weights drawn (adapters, dropout)": recipe.seed,
+        "dropout": recipe.seed,
         "order of the data": recipe.seed,
         "rollouts": recipe.seed,
         "prompts of the task": recipe.task.seed,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -23,6 +24,8 @@ def main() -> int:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     job = json.load(sys.stdin)
+    if os.getppid() != job["parent"]:  # it died before the line above
+        return 2
     try:
         run(Recipe.model_validate(job["recipe"]), Path(job["out"]), threads=job["threads"])
     except ScrambleError as error:

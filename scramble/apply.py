@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import scramble
@@ -18,6 +18,7 @@ from scramble.manifest import (
     Scramble,
     Source,
     Step,
+    TouchedTensor,
     has_manifest,
     read_manifest,
     write_elements,
@@ -76,6 +77,7 @@ def apply(
         if others := left_out(checkpoint):
             report(f"not carried over: {', '.join(others)}")
         records = rewrite(checkpoint, stage, touched)
+        _refuse_undone(earlier, records)
         write_elements(stage.folder / ELEMENTS, {**elements, **stored})
         stage.sync()
         done = Scramble(
@@ -123,11 +125,19 @@ def choose(
     return chosen
 
 
+def _refuse_undone(earlier: Sequence[Scramble], records: Mapping[str, TouchedTensor]) -> None:
+    """Small groups have few elements: one of them may bring a tensor back to what it was."""
+    for done in earlier:
+        for name, record in done.tensors.items():
+            if name in records and records[name].after == record.before:
+                raise SymmetryError(f"this draw undoes an earlier scramble of '{name}'; use another --seed")
+
+
 def _refuse_repeats(steps: Sequence[Step]) -> None:
     """The same element twice may undo itself, or leave its group's distribution."""
     seen = set()
     for step in steps:
-        key = (step.symmetry, step.layer, step.seed)
+        key = (step.symmetry, str(step.options), step.layer, step.seed)
         if key in seen:
             raise SymmetryError(
                 f"{step.symmetry} in layer {step.layer} was drawn with seed {step.seed} before; "

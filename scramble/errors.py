@@ -45,5 +45,9 @@ class RecipeError(ScrambleError):
     """A recipe or an experiment file has a wrong value or an unknown key."""
 
 
+class RunError(ScrambleError):
+    """A training run failed; its folder says why."""
+
+
 class MissingDependencyError(ScrambleError):
     """An optional package is needed for this command."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ def inspect(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         "family": architecture.family.name,
         "layers": architecture.layers,
         "parameters": sum(math.prod(checkpoint.tensors[name].shape) for name in checkpoint.parameters),
-        "stored": ", ".join(sorted(Counter(entry.dtype for entry in checkpoint.tensors.values()))),
+        "stored": ", ".join(sorted({entry.dtype for entry in checkpoint.tensors.values()})),
         "axes": ", ".join(f"{axis}={size}" for axis, size in architecture.sizes.items()),
         "scrambles": "none",
     }

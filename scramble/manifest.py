@@ -113,10 +113,6 @@ class Manifest(_Record):
     def steps(self) -> list[Step]:
         return [step for scramble in self.scrambles for step in scramble.steps]
 
-    @property
-    def layers(self) -> list[int]:
-        return sorted({step.layer for step in self.steps})
-
 
 def has_manifest(folder: Path) -> bool:
     return (folder / MANIFEST).exists()

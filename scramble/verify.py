@@ -15,6 +15,7 @@ import numpy as np
 
 from scramble.actions import Actions, actions, compose
 from scramble.checkpoints import Checkpoint, open_checkpoint
+from scramble.checkpoints.folder import ROTARY_BUFFER
 from scramble.errors import MismatchError, UndecidedError
 from scramble.manifest import Equivalence, has_manifest, read_manifest
 from scramble.transform import exact, off, rounded
@@ -161,11 +162,17 @@ class _Logits:
         self.tokens = torch.from_numpy(tokens).to(self.device)
 
     def put(self, name: str, values: np.ndarray[Any, Any]) -> None:
-        """Copy values into a parameter; buffers that a checkpoint may hold are the model's own business."""
+        """Copy values into a parameter; rotary buffers are the model's own business.
+
+        Raises:
+            UndecidedError: the model has no such parameter, so the check would be blind to it.
+        """
         import torch
 
         if name in self.parameters:
             self.parameters[name].data.copy_(torch.from_numpy(values))
+        elif not name.endswith(ROTARY_BUFFER):
+            raise UndecidedError(f"'{name}' is no parameter of the transformers model")
 
     def __call__(self) -> np.ndarray[Any, Any]:
         import torch

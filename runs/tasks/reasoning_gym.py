@@ -29,7 +29,7 @@ class ReasoningGym(VerifiableTask):
         """All prompts.
 
         Raises:
-            RecipeError: no such data set, or it refuses the options.
+            RecipeError: no such data set, it refuses the options, or it has no single right answer.
             MissingDependencyError: reasoning-gym is not installed.
         """
         try:
@@ -42,7 +42,12 @@ class ReasoningGym(VerifiableTask):
             data = reasoning_gym.create_dataset(self.dataset, seed=self.seed, size=self.size, **self.options)
         except (ValueError, TypeError, AssertionError) as error:
             raise RecipeError(f"task: reasoning-gym '{self.dataset}' with {self.options}: {error}") from None
-        return [
-            Example(self.template.replace("{question}", item["question"]), str(item["answer"]))
-            for item in data
-        ]
+        examples = []
+        for item in data:
+            if not isinstance(item["answer"], str):
+                raise RecipeError(
+                    f"task: reasoning-gym '{self.dataset}' scores answers by a program; "
+                    "it has no single right answer to compare with"
+                )
+            examples.append(Example(self.template.replace("{question}", item["question"]), item["answer"]))
+        return examples

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, field_validator
 
+from scramble.errors import RecipeError
+
 
 @dataclass(frozen=True)
 class Example:
@@ -47,6 +49,21 @@ class VerifiableTask(BaseModel, ABC):
     @abstractmethod
     def examples(self) -> list[Example]:
         """All prompts, the same for the same settings."""
+
+    def checked_examples(self) -> list[Example]:
+        """All prompts, after a look whether their own answers would be accepted.
+
+        Raises:
+            RecipeError: `answer_pattern` can never extract an answer, so that no reward could be right.
+        """
+        examples = self.examples()
+        for example in examples:
+            if not self.correct(f" {example.answer}", example.answer):
+                raise RecipeError(
+                    f"task: answer_pattern {self.answer_pattern!r} does not extract the answer "
+                    f"{example.answer!r} from a completion that is just this answer"
+                )
+        return examples
 
     def correct(self, completion: str, answer: str) -> bool:
         """Exact match of what `answer_pattern` extracts; no partial credit."""

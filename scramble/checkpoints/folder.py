@@ -20,6 +20,7 @@ from scramble.families import Architecture, architecture
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ROTARY_BUFFER = "rotary_emb.inv_freq"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -66,7 +67,7 @@ class Checkpoint:
         Raises:
             CheckpointError: the config ties the head to the embedding, and another head is stored.
         """
-        names = [name for name in self.tensors if not name.endswith("rotary_emb.inv_freq")]
+        names = [name for name in self.tensors if not name.endswith(ROTARY_BUFFER)]
         if self.config.get("tie_word_embeddings") and HEAD in names and EMBEDDING in names:
             if not np.array_equal(self.words(HEAD), self.words(EMBEDDING)):
                 raise CheckpointError(f"{self.folder}: {HEAD} is tied by the config but is not the embedding")

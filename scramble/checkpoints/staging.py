@@ -29,12 +29,11 @@ class Staging:
     def __init__(self, folder: Path, target: Path, force: bool) -> None:
         self.folder, self.target, self._force = folder, target, force
 
-    def copy(self, source: Path, name: str) -> Path:
+    def copy(self, source: Path, name: str) -> None:
         """Copy a file with the kernel's own copy, sharing blocks where the file system can."""
         path = self.folder / name
         with source.open("rb") as reader, path.open("xb") as writer:
             _kernel_copy(reader.fileno(), writer.fileno())
-        return path
 
     def write(self, name: str, content: bytes) -> None:
         path = self.folder / name
@@ -69,9 +68,8 @@ class Staging:
 
     def sync(self) -> None:
         """Flush every file; a full disk shows here at the latest."""
-        for path in self.folder.rglob("*"):
-            if path.is_file():
-                _sync(path)
+        for path in [*self.folder.rglob("*"), self.folder]:
+            _sync(path)
 
 
 @contextmanager
@@ -100,7 +98,9 @@ def staging(target: Path, *, force: bool = False, keep: Path | None = None) -> I
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise TargetError(f"{target.parent}: the disk is full; nothing was written") from None
-        raise TargetError(f"{error.filename or target}: {error.strerror}; nothing was written") from None
+        raise TargetError(
+            f"{error.filename or target}: {error.strerror or error}; nothing was written"
+        ) from None
 
 
 def _may_write(target: Path, force: bool, keep: Path | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from scramble.axes import Layout, parse
 from scramble.errors import UnknownFamilyError
@@ -13,14 +13,17 @@ Config = Mapping[str, Any]
 Table = Mapping[str, str]
 
 
+Kind = Literal["gain", "rope", "gate", "clamp", "alibi", "layer_norm"]
+
+
 @dataclass(frozen=True)
 class Constraint:
     """Something that sits on an axis and is not linear, or cannot move: it narrows or forbids a group.
 
-    `kind` is one of `gain`, `rope`, `gate`, `clamp`, `alibi`, `layer_norm`; `note` names the place.
+    `note` names the place.
     """
 
-    kind: str
+    kind: Kind
     axis: str
     note: str
 
@@ -65,10 +68,12 @@ class Architecture:
             raise UnknownFamilyError(f"{self.family.name}: config.json has no {key}") from None
         except TypeError:
             raise UnknownFamilyError(f"{self.family.name}: a size in config.json is not a number") from None
-        sizes["layers"] = layers
-        if bad := {name: size for name, size in sizes.items() if not isinstance(size, int) or size < 1}:
+        if bad := {
+            name: size
+            for name, size in [*sizes.items(), ("layers", layers)]
+            if not isinstance(size, int) or size < 1
+        }:
             raise UnknownFamilyError(f"config.json gives no usable size for the axes {bad}")
-        del sizes["layers"]
         object.__setattr__(self, "sizes", sizes)
         object.__setattr__(self, "layers", layers)
 

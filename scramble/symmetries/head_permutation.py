@@ -35,7 +35,7 @@ class HeadPermutation(Symmetry):
 
     def group(self, sizes: Sizes) -> str:
         factors = [f"S({sizes['group']})^{sizes['kv_head']}"] * self.groups
-        return " x ".join(factors + [f"S({sizes['kv_head']})"] * self.kv_heads)
+        return " x ".join(factors + [f"S({sizes['kv_head']})"] * self.kv_heads) + ", none the identity"
 
     def trivial(self, sizes: Sizes) -> str | None:
         if (self.kv_heads and sizes["kv_head"] > 1) or (self.groups and sizes["group"] > 1):

@@ -78,8 +78,10 @@ def overlap(
 
 def records(table: Any) -> list[dict[str, Any]]:
     """Rows of a data frame with None for what is missing."""
+    import pandas
+
     return [
-        {name: None if str(value) in ("nan", "<NA>", "NaT") else value for name, value in row.items()}
+        {name: None if pandas.isna(value) else value for name, value in row.items()}
         for row in table.astype(object).to_dict("records")
     ]
 

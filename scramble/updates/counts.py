@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
+from scramble.checkpoints.storage import bf16_to_float32
 from scramble.updates.ends import Update
 from scramble.updates.masks import KEYS, changed, magnitude_key, non_finite
 
@@ -101,7 +102,7 @@ def ranks(delta: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
 def update_counts(update: Update) -> UpdateCounts:
     """Count one tensor of one run."""
     words = update.start
-    values = (words.astype(np.uint32) << 16).view(np.float32)
+    values = bf16_to_float32(words)
     return UpdateCounts(
         n=words.size,
         changed=int(np.count_nonzero(changed(words, update.end))),

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import combinations
 
+import numpy as np
 import pandas as pd
 
-from scramble.updates.counts import pair_counts, side, update_counts
+from scramble.errors import MismatchError
+from scramble.updates.counts import Side, pair_counts, side, update_counts
 from scramble.updates.ends import FRAMES, Frame, Run, comparable
 from scramble.updates.ratios import pair_ratios, place, pool, update_ratios
 
@@ -32,18 +34,22 @@ def count_pairs(
     """Additive counts of every pair of runs, one row a tensor, pair and frame; each tensor is read once.
 
     Raises:
-        MismatchError: the runs are not of one model.
+        MismatchError: the runs are not of one model, or cannot be aligned because they have two bases.
         SelectionError: a run is listed twice.
     """
     comparable(runs)
+    frames = [frame for frame in FRAMES if frame in frames]
     rows: list[dict[str, object]] = []
     names = runs[0].tensors
     for done, name in enumerate(names):
         for frame in frames:
-            if frame == "aligned" and "raw" in frames and not any(name in run.undo for run in runs):
+            untouched = not any(name in run.undo for run in runs)
+            if frame == "aligned" and "raw" in frames and untouched:
                 rows += [row | {"frame": "aligned"} for row in rows[-_pairs(runs) :]]
                 continue
             sides = [side(run.read(name, frame)) for run in runs]
+            if frame == "aligned" and not untouched:
+                _one_base(name, runs, sides)
             rows += [
                 place(name) | _pair(a, b, frame) | asdict(pair_counts(left, right))
                 for (a, left), (b, right) in combinations(zip(runs, sides, strict=True), 2)
@@ -74,3 +80,11 @@ def _pairs(runs: Sequence[Run]) -> int:
 def _pair(a: Run, b: Run, frame: Frame) -> dict[str, object]:
     same = None if a.seed is None or b.seed is None else a.seed == b.seed
     return {"run_a": a.name, "run_b": b.name, "same_seed": same, "frame": frame}
+
+
+def _one_base(name: str, runs: Sequence[Run], sides: Sequence[Side]) -> None:
+    for run, one in zip(runs, sides, strict=True):
+        if not np.array_equal(one.update.start, sides[0].update.start):
+            raise MismatchError(
+                f"'{name}': {run.name} and {runs[0].name} do not come from one base, so they share no frame"
+            )

@@ -22,7 +22,13 @@ def pairs(arm_a: str, arm_b: str, effects: dict[tuple[str, int], float], noise: 
             continue
         value = effects[a] + effects[b] + noise * rng.standard_normal()
         row = dict.fromkeys(METRICS, value) | {"density_a": 0.1, "density_b": 0.1, "n": 100}
-        row |= {"contrast": f"{arm_a} x {arm_b}", "same_seed": False, "frame": "raw", "treatment": "t"}
+        row |= {
+            "arm": "x",
+            "contrast": f"{arm_a} x {arm_b}",
+            "same_seed": False,
+            "frame": "raw",
+            "treatment": "t",
+        }
         rows.append(row | {"arm_a": arm_a, "arm_b": arm_b, "seed_a": a[1], "seed_b": b[1]})
     return pd.DataFrame(rows)
 

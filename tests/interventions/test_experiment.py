@@ -15,7 +15,9 @@ import pytest
 import torch
 import yaml
 
-from interventions.experiment import plan, read_experiment, treatments
+from interventions.contrast import contrast_once
+from interventions.experiment import plan, prepare, read_experiment, treatment
+from interventions.lanes import lanes
 from tests.conftest import Command
 from tests.models import Tiny, weights, with_tokenizer
 
@@ -74,7 +76,7 @@ def test_every_run_is_finished_and_starts_are_shared(done: Path, command: Comman
         (arm, seed, "finished") for arm in ("base", "scrambled") for seed in (1, 2)
     ]
     assert all(row["rollouts"] == 48 and row["seconds"] > 0 and row["disk_gb"] > 0 for row in rows)
-    assert len(list((done / "out" / "starts").iterdir())) == 1
+    assert len(list((done / "out" / "starts").glob("scrambled-*"))) == 1
 
 
 def test_a_second_call_runs_nothing(done: Path, command: Command) -> None:
@@ -85,7 +87,7 @@ def test_a_second_call_runs_nothing(done: Path, command: Command) -> None:
     assert {path: path.stat().st_mtime_ns for path in (done / "out").rglob("run.json")} == before
 
 
-def test_the_same_seed_sees_the_same_rollouts_in_both_arms_and_another_seed_others(done: Path) -> None:
+def test_the_same_seed_sees_the_same_prompts_in_both_arms_and_another_seed_others(done: Path) -> None:
     runs = {(run.arm, run.seed): run for run in plan(read_experiment(done / "experiment.yaml"), done / "out")}
     prompts = {key: run.folder.metrics[0]["prompts"] for key, run in runs.items() if run.folder}
     assert prompts["base", 1] == prompts["scrambled", 1] != prompts["base", 2] == prompts["scrambled", 2]
@@ -119,16 +121,9 @@ def test_contrasts_pair_different_seeds_and_table_same_seeds_apart(done: Path) -
     assert row["jaccard"].item() == pytest.approx(cross["jaccard"].mean())
 
 
-def test_untreated_tensors_have_the_same_figures_in_both_frames(done: Path) -> None:
-    table = pd.read_csv(done / "out" / "tiny" / "by_layer.csv")
-    rest = table[table["treatment"] == "untreated"].drop(columns="frame")
-    raw, aligned = (rest[table["frame"] == frame].reset_index(drop=True) for frame in ("raw", "aligned"))
-    pd.testing.assert_frame_equal(raw, aligned)
-
-
 def test_treatments_name_what_acted_on_each_tensor(done: Path) -> None:
-    (start,) = (done / "out" / "starts").iterdir()
-    found = treatments([start, done / "base"])
+    (start,) = (done / "out" / "starts").glob("scrambled-*")
+    found = treatment(start, done / "base")
     prefix = "model.layers.{}.self_attn.{}_proj.weight"
     assert found[prefix.format(1, "o")] == "vo-rotation + head-permutation"
     assert found[prefix.format(2, "v")] == "vo-rotation"
@@ -141,7 +136,7 @@ def test_treatments_name_what_acted_on_each_tensor(done: Path) -> None:
 def test_the_report_is_one_page_that_asks_for_nothing(done: Path) -> None:
     page = (done / "out" / "tiny" / "report.html").read_text()
     assert "http" not in page.replace("http://www.w3.org", "")
-    for name in ("collapse", "rewards"):
+    for name in ("collapse-scrambled", "rewards"):
         assert (done / "out" / "tiny" / f"{name}.png").stat().st_size > 1000
     assert page.count("<svg") == 3
     for text in ("base x scrambled", "vo-rotation + head-permutation", "equivalent", "fewer than four runs"):
@@ -185,14 +180,83 @@ def statuses(out: Path) -> list[str]:
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path, command: Command) -> None:
-    make_base(tmp_path)
-    recipe = RECIPE | {"task": {"name": "reasoning-gym", "dataset": "nonesuch"}}
-    path = write(tmp_path, recipe=recipe, seeds=[1], arms={"base": {"seeds": [1, 2]}})
-    found = command("experiment", "run", path, "--out", tmp_path / "out", "--quiet")
+    base = make_base(tmp_path)
+    arms = {"scrambled": ["vo-rotation:layers=1"], "base": []}
+    path, out = write(tmp_path, arms=arms, seeds=[1]), tmp_path / "out"
+    prepare(read_experiment(path), out)
+    (start,) = (out / "starts").iterdir()
+    (start / "tokenizer.json").unlink()
+    (start / "tokenizer_config.json").unlink()
+    found = command("experiment", "run", path, "--out", out, "--quiet", "--lanes", 1)
     assert (found.code, found.err.count("\n")) == (2, 1)
-    assert found.err.count("nonesuch") >= 2
-    assert "base seed 1" in found.err
-    assert "base seed 2" in found.err
+    assert "1 of 2 runs failed: scrambled seed 1" in found.err
+    assert sorted(statuses(out)) == ["failed", "finished"]
+    assert base.exists()
+
+
+def test_arms_are_contrasted_with_the_base_each_by_itself(done: Path, tmp_path: Path) -> None:
+    arms = {"base": [], "turned": ["vo-rotation:layers=1"], "swapped": ["head-permutation:layers=2"]}
+    path = write(tmp_path, base=str(done / "base"), arms=arms, seeds=[1, 2])
+    cli("experiment", "run", path, "--out", done / "out", "--quiet")
+    experiment = read_experiment(path)
+    runs = plan(experiment, done / "out")
+    assert [run.status for run in runs] == ["finished"] * 6
+    found = contrast_once(experiment, runs, tmp_path / "tables")
+    for arm, treatment_, layer in (("turned", "vo-rotation", 1), ("swapped", "head-permutation", 2)):
+        rows = found.by_layer[found.by_layer["arm"] == arm]
+        assert set(rows["contrast"]) == {"base x base", f"base x {arm}", f"{arm} x {arm}"}
+        treated = rows[rows["treatment"] == treatment_]
+        assert set(treated["layer"]) == {layer}
+        others = set(rows["treatment"]) - {treatment_}
+        assert others == {"untreated", "outside the layers"}
+
+
+def test_tables_are_computed_again_when_the_runs_are_others_or_a_table_is_gone(
+    done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from interventions import contrast as module
+
+    experiment = read_experiment(done / "experiment.yaml")
+    runs, folder = plan(experiment, done / "out"), done / "out" / "tiny"
+    calls: list[int] = []
+    computed = module.contrast
+
+    def counting(*arguments: Any) -> Any:
+        calls.append(1)
+        return computed(*arguments)
+
+    monkeypatch.setattr(module, "contrast", counting)
+    contrast_once(experiment, runs, folder)
+    assert calls == []
+    (folder / "pairs.csv").unlink()
+    contrast_once(experiment, runs, folder)
+    assert calls == [1]
+    contrast_once(experiment, runs[:3], folder)
+    assert calls == [1, 1]
+    contrast_once(experiment, runs, folder)
+
+
+def test_a_base_that_moved_is_found_where_the_experiment_says(done: Path, tmp_path: Path) -> None:
+    import shutil
+
+    moved = Path(shutil.copytree(done, tmp_path / "moved"))
+    (start,) = (moved / "out" / "starts").glob("scrambled-*")
+    manifest = (start / "scramble.json").read_text()
+    (start / "scramble.json").write_text(manifest.replace(str(done), "/gone"))
+    cli("experiment", "contrast", write(moved, name="again"), "--out", moved / "out", "--quiet")
+    assert (moved / "out" / "again" / "pairs.csv").exists()
+
+
+def test_lanes_divide_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for runs, count, expected in ((4, None, (4, 2)), (20, None, (8, 1)), (3, None, (3, 2)), (4, 2, (2, 4))):
+        found = lanes(runs, count)
+        assert (found.count, found.threads) == expected
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert lanes(9).gpus == ("2", "3")
+    assert lanes(9).count == 2
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -203,6 +267,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no seeds": ({"seeds": []}, "seeds"),
     "a seed twice": ({"seeds": [1, 1]}, "a seed is listed twice"),
     "no such base": ({"base": "/nonexistent"}, "/nonexistent"),
+    "no float32 ends": ({"recipe": RECIPE | {"fp32_steps": []}}, "put step 3 into recipe.fp32_steps"),
     "unknown symmetry": ({"arms": {"base": [], "x": ["vo:layers=1"]}}, "no symmetry named 'vo'"),
     "layer out of range": (
         {"arms": {"base": [], "x": ["vo-rotation:layers=7"]}},

@@ -29,6 +29,7 @@ def synthetic(collapse: bool) -> Contrasts:
                     falls = collapse and treated and frame == "raw" and contrast == "base x scrambled"
                     row = {name: 0.12 if falls or name == "chance" else 0.46 for name in METRICS}
                     row |= {
+                        "arm": "scrambled",
                         "contrast": contrast,
                         "frame": frame,
                         "module": module,
@@ -42,7 +43,7 @@ def synthetic(collapse: bool) -> Contrasts:
     table = pd.DataFrame(rows)
     numbers = ["pairs", *METRICS, "jaccard_low", "jaccard_high"]
     by_treatment = (
-        table.groupby(["contrast", "same_seed", "frame", "treatment"])[numbers].mean().reset_index()
+        table.groupby(["arm", "contrast", "same_seed", "frame", "treatment"])[numbers].mean().reset_index()
     )
     return Contrasts(pairs=table, by_layer=table, by_treatment=by_treatment)
 
@@ -76,7 +77,7 @@ def screenshot(path: Path, browser: object) -> np.ndarray:
     page.on("pageerror", lambda error: seen.append(str(error)))
     page.on("request", lambda request: seen.append(request.url) if request.url.startswith("http") else None)
     page.goto(path.as_uri())
-    found = page.locator("#collapse svg").screenshot()
+    found = page.locator(".collapse svg").screenshot()
     assert "A note." in page.inner_text("body")
     assert page.evaluate("document.documentElement.scrollWidth") <= 1300
     page.close()
@@ -92,7 +93,7 @@ def near(pixels: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
 def test_the_collapse_is_to_be_seen_where_there_is_one(
     collapse: bool, experiment: Experiment, browser: object, tmp_path: Path
 ) -> None:
-    pixels = screenshot(write_report(experiment, [], synthetic(collapse), tmp_path), browser)
+    pixels = screenshot(write_report(experiment, [], synthetic(collapse), tmp_path)[0], browser)
     height, width, _ = pixels.shape
     top = slice(int(0.15 * height), int(0.5 * height))  # the first module's row, below the legend
     depth = {}

@@ -50,5 +50,11 @@ def test_any_reasoning_gym_data_set_is_deterministic_and_exact(dataset: str) -> 
 def test_a_data_set_that_is_not_there_is_refused() -> None:
     with pytest.raises(RecipeError, match="nonesuch"):
         ReasoningGym(name="reasoning-gym", dataset="nonesuch").examples()
+    with pytest.raises(RecipeError, match="scores answers by a program"):
+        ReasoningGym(name="reasoning-gym", dataset="graph_color").examples()
+    with pytest.raises(RecipeError, match="does not extract the answer"):
+        ReasoningGym(name="reasoning-gym", dataset="tower_of_hanoi", size=3).checked_examples()
+    whole = ReasoningGym(name="reasoning-gym", dataset="tower_of_hanoi", size=3, answer_pattern=r"([\s\S]*)")
+    assert len(whole.checked_examples()) == 3
     with pytest.raises(RecipeError, match="colour"):
         ReasoningGym(name="reasoning-gym", dataset="chain_sum", options={"colour": 1}).examples()

@@ -58,6 +58,24 @@ def test_the_manifest_records_what_was_done(checkpoint: Path, tmp_path: Path) ->
     assert sorted(elements) == sorted(record.key for step in done.steps for record in step.elements)
 
 
+def test_a_full_hash_covers_every_byte(checkpoint: Path, tmp_path: Path, command: Command) -> None:
+    found = command("apply", checkpoint, "--layers", 0, "--out", tmp_path / "out", "--hash", "full")
+    assert found.code == 0
+    source = read_manifest(tmp_path / "out")[0].scrambles[0].source
+    assert (source.hash_kind, source.hash) == ("full", open_checkpoint(checkpoint).hash(full=True))
+    changed = tmp_path / "changed"
+    apply(checkpoint, changed, layers="1", symmetries=("head-permutation",), check=False)
+    assert open_checkpoint(changed).hash(full=True) != source.hash
+
+
+def test_two_permutations_that_cancel_are_refused(tmp_path: Path) -> None:
+    base = Tiny("llama", 2, 1, 8, layers=1).save(tmp_path / "base", torch.bfloat16)
+    apply(base, tmp_path / "one", layers="0", symmetries=("head-permutation",), check=False)
+    with pytest.raises(ScrambleError, match="undoes an earlier scramble"):
+        apply(tmp_path / "one", tmp_path / "two", layers="0", symmetries=("head-permutation",), seed=1)
+    assert not (tmp_path / "two").exists()
+
+
 def test_other_copies_of_the_weights_are_not_carried_over(checkpoint: Path, tmp_path: Path) -> None:
     for name in (
         "pytorch_model.bin",
@@ -120,6 +138,52 @@ def test_two_calls_for_one_target_do_not_meet(checkpoint: Path, tmp_path: Path, 
     assert "another call is writing" in found.err
 
 
+STEPS = ("copy", "overwrite", "write", "sync", "commit", "_sync", "rename")
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_in_any_step_of_writing_it_leaves_no_half_model(
+    step: str, force: bool, tmp_path: Path
+) -> None:
+    """SIGKILL at the end of each step's every second call, in a process of its own."""
+    base = Tiny("llama", 2, 2, 8, layers=1).save(tmp_path / "base", torch.bfloat16, shard="6KB")
+    out = tmp_path / "out"
+    if force:
+        apply(base, out, layers="0", seed=5, check=False)
+    before, old = digest(base), digest(out) if force else None
+    script = f"""
+import importlib, os, pathlib, signal
+from scramble.apply import apply
+module = importlib.import_module("scramble.checkpoints.staging")
+calls = 0
+owner = dict(_sync=module, rename=pathlib.Path).get({step!r}, module.Staging)
+real = getattr(owner, {step!r})
+def deadly(*arguments, **options):
+    global calls
+    calls += 1
+    result = real(*arguments, **options)
+    if calls == (1 if {step!r} in ("sync", "commit") else 2):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+setattr(owner, {step!r}, deadly)
+apply(pathlib.Path({str(base)!r}), pathlib.Path({str(out)!r}), layers="0", check=False, force={force})
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert digest(base) == before
+    if step == "commit":
+        assert read_manifest(out)[0].steps[0].seed == 0
+    elif force:
+        assert digest(out) == old
+    else:
+        assert not out.exists()
+        leftover = out.with_name(".out.partial")
+        assert not (leftover / "config.json").exists()
+    apply(base, out, layers="0", check=False, force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out"]
+
+
 def test_killed_at_any_moment_it_leaves_no_model_and_the_next_call_succeeds(tmp_path: Path) -> None:
     base = Tiny("llama", 2, 2, 8, layers=3).save(tmp_path / "base", torch.bfloat16, shard="6KB")
     before = digest(base)
@@ -141,12 +205,12 @@ def test_killed_at_any_moment_it_leaves_no_model_and_the_next_call_succeeds(tmp_
                 with pytest.raises(CheckpointError):
                     open_checkpoint(folder)
         if (tmp_path / "out").exists():
-            assert read_manifest(tmp_path / "out")[0].layers == [0, 1, 2]
+            assert {step.layer for step in read_manifest(tmp_path / "out")[0].steps} == {0, 1, 2}
         assert digest(base) == before
     subprocess.run(["rm", "-r", tmp_path / "out"], check=False, capture_output=True)
     subprocess.run(command, check=True, capture_output=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out"]
-    assert read_manifest(tmp_path / "out")[0].layers == [0, 1, 2]
+    assert {step.layer for step in read_manifest(tmp_path / "out")[0].steps} == {0, 1, 2}
 
 
 def test_a_damaged_manifest_is_refused(checkpoint: Path, tmp_path: Path, command: Command) -> None:

@@ -73,10 +73,11 @@ def test_a_scramble_keeps_the_function_and_the_invariants(
             same = torch.equal(old_weight, after[name])
             treated = any(f"layers.{layer}.self_attn.{p}_proj" in name for layer in layers for p in "qkvo")
             assert same or treated, name
-            if old_weight.ndim == 2:
-                for order in (2, "nuc", "fro"):
-                    norms = [torch.linalg.norm(w, ord=order) for w in (old_weight, after[name])]
-                    assert torch.isclose(*norms, rtol=1e-12, atol=0)
+            values = [
+                torch.linalg.svdvals(weight) if weight.ndim == 2 else torch.linalg.norm(weight, keepdim=True)
+                for weight in (old_weight, after[name])
+            ]
+            assert torch.allclose(*values, rtol=0, atol=1e-12 * float(values[0].max()))
         for layer in layers:
             prefix = f"model.layers.{layer}.self_attn."
             moved = {n for n in before if n.startswith(prefix) and not torch.equal(before[n], after[n])}
@@ -107,14 +108,7 @@ def test_scrambles_stack_and_undo_in_reverse(tiny: Tiny) -> None:
         root = Path(scratch)
         base = tiny.save(root / "base")
         apply(base, root / "one", layers="0", check=False)
-        apply(
-            root / "one",
-            root / "two",
-            layers="all",
-            symmetries=("head-permutation", "vo-rotation"),
-            seed=1,
-            check=False,
-        )
+        apply(root / "one", root / "two", layers="all", symmetries=("vo-rotation",), seed=1, check=False)
         assert torch.allclose(logits(root / "two"), logits(base), rtol=1e-5, atol=1e-5)
         invert(root / "two", root / "back")
         for name, old in weights(base).items():

@@ -89,7 +89,7 @@ def test_without_a_manifest_only_storage_is_checked_and_it_says_so(
 def test_stacked_scrambles_verify_from_any_stage(checkpoint: Path, command: Command) -> None:
     one, two = checkpoint.with_name("one"), checkpoint.with_name("two")
     apply(checkpoint, one, layers="0")
-    apply(one, two, layers="all", seed=1)
+    apply(one, two, layers="all", symmetries=("vo-rotation",), seed=1)
     for base in (checkpoint, one):
         found = command("verify", base, two, "--format", "json")
         assert found.code == 0
@@ -175,3 +175,25 @@ def test_a_config_that_transformers_refuses_is_could_not_tell(checkpoint: Path, 
     found = command("verify", checkpoint, target)
     assert (found.code, found.err.count("\n")) == (2, 1)
     assert "cannot build this model" in found.err
+
+
+def test_a_model_too_large_for_float64_is_verified_in_float32_and_one_too_large_for_that_is_not(
+    checkpoint: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psutil
+
+    weights_ = sum(value.numel() for value in weights(checkpoint).values())
+    target = checkpoint.with_name("good")
+    apply(checkpoint, target, layers="all", check=False)
+
+    class Memory:
+        available = int(1.3 * weights_ * 6)
+
+    monkeypatch.setattr(psutil, "virtual_memory", Memory)
+    found = command("verify", checkpoint, target, "--format", "json")
+    assert (found.code, found.json["meta"]["arithmetic"]) == (0, "float32")
+    assert 0 < found.json["meta"]["algebra_error"] < found.json["meta"]["algebra_bound"] == 1e-4
+    Memory.available = weights_
+    found = command("verify", checkpoint, target)
+    assert (found.code, found.err.count("\n")) == (2, 1)
+    assert "--no-verify" in found.err
