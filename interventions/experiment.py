@@ -166,7 +166,7 @@ def _can_be_aligned(
     if recipe.steps in recipe.fp32_steps:
         return
     for symmetry, layers in chosen:
-        drawn = symmetry.draw(architecture.sizes, 0, layers[0])
+        drawn = symmetry.draw(architecture, 0, layers[0])
         if not all(element.exact for element in drawn):
             raise RecipeError(
                 f"{experiment.name}: arm '{arm}' has a {symmetry.name}, which only float32 ends can undo: "

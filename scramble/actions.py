@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from scramble.axes import Array, Layout
-from scramble.errors import ManifestError
+from scramble.errors import ManifestError, SymmetryError
 from scramble.families import Architecture
 from scramble.manifest import ElementRecord, Elements, Manifest, Step
-from scramble.symmetries import Element, Symmetry
+from scramble.symmetries import Element, Symmetry, is_signs
 
 Actions = Mapping[str, tuple[Layout, list[Element]]]
 """Tensor name to its layout and the elements that act on it, the first one first."""
@@ -23,7 +23,7 @@ def draw_steps(
     for place, (symmetry, layers) in enumerate(requests):
         for layer in layers:
             records = []
-            for element in symmetry.draw(architecture.sizes, seed, layer):
+            for element in symmetry.draw(architecture, seed, layer):
                 key = f"{prefix}.{place}.{symmetry.name}.{layer}.{element.axis}"
                 stored[key] = element.data
                 records.append(
@@ -35,7 +35,7 @@ def draw_steps(
                     options=symmetry.model_dump(),
                     layer=layer,
                     seed=seed,
-                    group=symmetry.group(architecture.sizes),
+                    group=symmetry.group(architecture, layer),
                     elements=tuple(records),
                 )
             )
@@ -49,6 +49,7 @@ def actions(
 
     Raises:
         ManifestError: the steps were drawn for a model of another shape.
+        SymmetryError: an element does not commute with a gain.
     """
     present, touched = set(names), dict[str, tuple[Layout, list[Element]]]()
     for step in steps:
@@ -61,6 +62,10 @@ def actions(
             element = record.element(elements)
             _fits(element, architecture)
             for name, layout in layouts.items():
+                if element.axis in layout.gains and not is_signs(element):
+                    raise SymmetryError(
+                        f"'{name}' scales each channel of {element.axis}, which only signs leave alone"
+                    )
                 if element.axis in layout.axes and name in present:
                     touched.setdefault(name, (layout, []))[1].append(element)
     return touched

@@ -4,6 +4,8 @@ The notation extends einops. `"(kv_head group qk) hidden"` is a matrix whose row
 axes, the last running fastest. `+` is a direct sum of unequal parts, which einops cannot say:
 `"(kv_head (group qk + qk + v)) hidden"` is a fused projection, head after head.
 
+`|qk|` is a gain on an axis: a factor for each channel, which a change of the channel's sign leaves alone.
+
 A layout opens a stored array into *views*, one for each summand, whose dimensions are single named axes.
 A group element acts on such a view and need not know how the tensor was flattened.
 """
@@ -28,7 +30,7 @@ class Axis:
     name: str
 
     def size(self, sizes: Sizes) -> int:
-        return sizes[self.name]
+        return sizes[self.name.strip("|")]
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,13 @@ class Layout:
 
     @property
     def axes(self) -> frozenset[str]:
-        return frozenset(re.findall(r"\w+", self.text))
+        """Axes that the tensor carries, those that it only scales (`gains`) apart."""
+        return frozenset(re.findall(r"(?<![\w|])\w+(?![\w|])", self.text))
+
+    @property
+    def gains(self) -> frozenset[str]:
+        """Axes that the tensor scales, channel by channel."""
+        return frozenset(re.findall(r"\|(\w+)\|", self.text))
 
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
         return tuple(dim.size(sizes) for dim in self.dims)
@@ -109,9 +117,9 @@ def parse(text: str) -> Layout:
     Raises:
         ValueError: the text is not in the notation; the message shows it.
     """
-    if re.sub(r"[\w\s()+]", "", text):
-        raise ValueError(f"layout '{text}': only names, spaces, parentheses and + are allowed")
-    tokens = re.findall(r"\w+|[()+]", text)
+    if re.sub(r"(?<!\w)\|\w+\|(?!\w)|[\w\s()+]", "", text):
+        raise ValueError(f"layout '{text}': only names, |names|, spaces, parentheses and + are allowed")
+    tokens = re.findall(r"\|?\w+\|?|[()+]", text)
     dims, end = _sequence(tokens, 0, text)
     if end != len(tokens):
         raise ValueError(f"layout '{text}': unexpected '{tokens[end]}'")

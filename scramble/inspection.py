@@ -28,7 +28,7 @@ def inspect(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
                     "axis": " ".join(kind.axes),
                     "layers": _ranges(layers),
                     "applies": reason is None,
-                    "group": symmetry.group(architecture.sizes) if reason is None else None,
+                    "group": symmetry.group(architecture, layers[0]) if reason is None else None,
                     "reason": reason,
                     "options": ", ".join(
                         f"{key}={field.default}" for key, field in kind.model_fields.items()

@@ -12,27 +12,43 @@ import torch
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+from scramble.families import FAMILIES as TABLES
+
+FAMILIES = tuple(TABLES)
+# These have no head_dim of their own.
+_DIVIDED = ("olmo", "olmo2", "phi3", "qwen2", "starcoder2")
+# What a config may switch on: biases, a clamp that binds, positions on a part of the channels.
+_SWITCHES: dict[str, dict[str, Any]] = {
+    "gemma": {"attention_bias": True},
+    "gemma2": {"attention_bias": True},
+    "granite": {"attention_bias": True, "mlp_bias": True},
+    "llama": {"attention_bias": True, "mlp_bias": True},
+    "olmo": {"attention_bias": True, "clip_qkv": 0.7},
+    "olmo2": {"attention_bias": True},
+    "phi3": {"partial_rotary_factor": 0.5},
+    "qwen3": {"attention_bias": True},
+    "smollm3": {"attention_bias": True, "mlp_bias": True, "no_rope_layers": [1, 0, 1]},
+    "starcoder2": {"use_bias": False},
+}
 
 
 @dataclass(frozen=True)
 class Tiny:
-    """A small configuration; `biased` turns on the biases that a family's config may ask for."""
+    """A small configuration; `switched` turns on what a family's config may ask for."""
 
     family: str
     kv_heads: int
     group: int
     head_dim: int
     layers: int
-    biased: bool = False
+    switched: bool = False
     tied: bool = False
     seed: int = 0
 
     @property
     def config(self) -> dict[str, Any]:
         heads = self.kv_heads * self.group
-        # Qwen2 has no head_dim of its own; elsewhere hidden need not be heads * head_dim.
-        hidden = heads * (self.head_dim if self.family == "qwen2" else 6)
+        hidden = heads * (self.head_dim if self.family in _DIVIDED else 6)
         config: dict[str, Any] = {
             "hidden_size": hidden,
             "intermediate_size": 20,
@@ -43,12 +59,14 @@ class Tiny:
             "max_position_embeddings": 64,
             "tie_word_embeddings": self.tied,
         }
-        if self.family != "qwen2":
+        if self.family not in _DIVIDED:
             config["head_dim"] = self.head_dim
-        if self.family in ("llama", "qwen3"):
-            config["attention_bias"] = self.biased
-        if self.family == "llama":
-            config["mlp_bias"] = self.biased
+        if self.family in ("phi3", "smollm3"):
+            config |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+        if self.switched:
+            config |= _SWITCHES.get(self.family, {})
+        if config.get("no_rope_layers"):
+            config["no_rope_layers"] = config["no_rope_layers"][: self.layers]
         return config
 
     def build(self) -> PreTrainedModel:
@@ -77,7 +95,7 @@ def tinies(families: tuple[str, ...] = FAMILIES) -> st.SearchStrategy[Tiny]:
         group=st.integers(1, 3),
         head_dim=st.sampled_from([4, 6, 8]),
         layers=st.integers(1, 3),
-        biased=st.booleans(),
+        switched=st.booleans(),
         tied=st.booleans(),
         seed=st.integers(0, 1000),
     ).filter(lambda tiny: tiny.kv_heads * tiny.group > 1)

@@ -21,7 +21,14 @@ from scramble.families import Architecture, architecture
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ROTARY_BUFFER = "rotary_emb.inv_freq"
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+# Output heads and the embeddings that a config may tie them to.
+TIED = (
+    ("lm_head.weight", "model.embed_tokens.weight"),
+    ("lm_head.weight", "transformer.wte.weight"),
+    ("lm_head.weight", "transformer.word_embeddings.weight"),
+    ("lm_head.weight", "model.decoder.embed_tokens.weight"),
+    ("embed_out.weight", "gpt_neox.embed_in.weight"),
+)
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -68,10 +75,11 @@ class Checkpoint:
             CheckpointError: the config ties the head to the embedding, and another head is stored.
         """
         names = [name for name in self.tensors if not name.endswith(ROTARY_BUFFER)]
-        if self.config.get("tie_word_embeddings") and HEAD in names and EMBEDDING in names:
-            if not np.array_equal(self.words(HEAD), self.words(EMBEDDING)):
-                raise CheckpointError(f"{self.folder}: {HEAD} is tied by the config but is not the embedding")
-            names.remove(HEAD)
+        for head, embedding in TIED:
+            if self.config.get("tie_word_embeddings") and head in names and embedding in names:
+                if not np.array_equal(self.words(head), self.words(embedding)):
+                    raise CheckpointError(f"{self.folder}: {head} is tied, but differs from {embedding}")
+                names.remove(head)
         return names
 
     def tensor_hash(self, name: str) -> str:

@@ -19,7 +19,17 @@ QKV_BIAS: Table = {
     "self_attn.v_proj.bias": "(kv_head v)",
 }
 O_BIAS: Table = {"self_attn.o_proj.bias": "hidden"}
-QK_NORM: Table = {"self_attn.q_norm.weight": "qk", "self_attn.k_norm.weight": "qk"}
+QK_NORM: Table = {"self_attn.q_norm.weight": "|qk|", "self_attn.k_norm.weight": "|qk|"}
+PLAIN_MLP: Table = {"mlp.c_fc.weight": "neuron hidden", "mlp.c_proj.weight": "hidden neuron"}
+PLAIN_MLP_BIAS: Table = {"mlp.c_fc.bias": "neuron", "mlp.c_proj.bias": "hidden"}
+FUSED_ATTENTION: Table = {
+    "self_attn.qkv_proj.weight": "(kv_head group qk + kv_head qk + kv_head v) hidden",
+    "self_attn.o_proj.weight": "hidden (kv_head group v)",
+}
+FUSED_MLP: Table = {
+    "mlp.gate_up_proj.weight": "(neuron + neuron) hidden",
+    "mlp.down_proj.weight": "hidden neuron",
+}
 GATED_MLP: Table = {
     "mlp.gate_proj.weight": "neuron hidden",
     "mlp.up_proj.weight": "neuron hidden",
@@ -29,6 +39,14 @@ GATED_MLP_BIAS: Table = {
     "mlp.gate_proj.bias": "neuron",
     "mlp.up_proj.bias": "neuron",
     "mlp.down_proj.bias": "hidden",
+}
+FULL_WIDTH_QK_NORM: Table = {
+    "self_attn.q_norm.weight": "(kv_head group |qk|)",
+    "self_attn.k_norm.weight": "(kv_head |qk|)",
+}
+POST_NORMS: Table = {
+    "post_attention_layernorm.weight": "hidden",
+    "post_feedforward_layernorm.weight": "hidden",
 }
 PRE_NORMS: Table = {"input_layernorm.weight": "hidden", "post_attention_layernorm.weight": "hidden"}
 # Older conversions store the rotary frequencies, one for each plane of the `qk` axis; they never move.
@@ -67,13 +85,11 @@ def sizes(config: Config, *, kv_heads: int | None = None, head_dim: int | None =
     }
 
 
-def rope(config: Config) -> tuple[Constraint, ...]:
-    return (Constraint("rope", "qk", "rotary positions act on pairs of the qk axis"),)
+def rope(config: Config, layer: int) -> tuple[Constraint, ...]:
+    return (Constraint("rope", "qk", "rotary positions act on pairs of qk channels", layout="half"),)
 
 
-def optional(config: Config) -> frozenset[str]:
-    return frozenset({"self_attn.rotary_emb.inv_freq"} | ({"lm_head.weight"} if tied(config) else set()))
-
-
-def tied(config: Config) -> bool:
-    return bool(config.get("tie_word_embeddings", False))
+def optional(config: Config, *, tied: bool = False) -> frozenset[str]:
+    """What a checkpoint may lack; `tied` is the family's own default for a config that does not say."""
+    head = {"lm_head.weight"} if config.get("tie_word_embeddings", tied) else set()
+    return frozenset({"self_attn.rotary_emb.inv_freq"} | head)

@@ -20,12 +20,17 @@ Kind = Literal["gain", "rope", "gate", "clamp", "alibi", "layer_norm"]
 class Constraint:
     """Something that sits on an axis and is not linear, or cannot move: it narrows or forbids a group.
 
-    `note` names the place.
+    Attributes:
+        note: names the place.
+        layout: of rotary positions: `half` pairs channel i with i + n/2, `interleaved` with its neighbour.
+        channels: how many channels of the axis are rotary, from the first; all of them if None.
     """
 
     kind: Kind
     axis: str
     note: str
+    layout: Literal["half", "interleaved"] | None = None
+    channels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Family:
         table: (config, layer) to `{name within the layer: layout}`.
         outside: config to `{full name: layout}` for tensors outside the layers.
         optional: config to the names, of either table, that a checkpoint may lack.
-        constraints: config to what sits on the axes.
+        constraints: (config, layer) to what sits on the axes there.
         layer: the prefix of a layer's tensors.
     """
 
@@ -47,7 +52,7 @@ class Family:
     table: Callable[[Config, int], Table]
     outside: Callable[[Config], Table]
     optional: Callable[[Config], frozenset[str]] = lambda config: frozenset()
-    constraints: Callable[[Config], tuple[Constraint, ...]] = lambda config: ()
+    constraints: Callable[[Config, int], tuple[Constraint, ...]] = lambda config, layer: ()
     layer: str = "model.layers.{layer}."
 
 
@@ -77,9 +82,8 @@ class Architecture:
         object.__setattr__(self, "sizes", sizes)
         object.__setattr__(self, "layers", layers)
 
-    @property
-    def constraints(self) -> tuple[Constraint, ...]:
-        return self.family.constraints(self.config)
+    def constraints(self, layer: int) -> tuple[Constraint, ...]:
+        return self.family.constraints(self.config, layer)
 
     def layer_layouts(self, layer: int) -> dict[str, Layout]:
         """Full tensor name to layout, for one layer."""

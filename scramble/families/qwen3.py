@@ -13,8 +13,8 @@ def _table(config: Config, layer: int) -> Table:
     return table
 
 
-def _constraints(config: Config) -> tuple[Constraint, ...]:
-    return (*decoder.rope(config), Constraint("gain", "qk", "q_norm and k_norm scale each qk channel"))
+def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
+    return (*decoder.rope(config, layer), Constraint("gain", "qk", "q_norm and k_norm scale each qk channel"))
 
 
 QWEN3 = Family(

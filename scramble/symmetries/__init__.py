@@ -5,8 +5,19 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 
 from scramble.errors import SymmetryError
-from scramble.symmetries.elements import KINDS, Element, ElementKind, Permutation, Rotation, act
+from scramble.symmetries.elements import (
+    KINDS,
+    Element,
+    ElementKind,
+    Permutation,
+    Rotation,
+    SignedPermutation,
+    act,
+    is_signs,
+)
 from scramble.symmetries.head_permutation import HeadPermutation
+from scramble.symmetries.neuron_permutation import NeuronPermutation
+from scramble.symmetries.qk_rotation import QkRotation
 from scramble.symmetries.symmetry import Symmetry
 from scramble.symmetries.vo_rotation import VoRotation
 
@@ -17,12 +28,16 @@ __all__ = [
     "ElementKind",
     "Permutation",
     "Rotation",
+    "SignedPermutation",
     "Symmetry",
     "act",
+    "is_signs",
     "symmetry",
 ]
 
-SYMMETRIES: dict[str, type[Symmetry]] = {kind.name: kind for kind in (VoRotation, HeadPermutation)}
+SYMMETRIES: dict[str, type[Symmetry]] = {
+    kind.name: kind for kind in (VoRotation, HeadPermutation, QkRotation, NeuronPermutation)
+}
 
 
 def symmetry(name: str, options: Mapping[str, object]) -> Symmetry:

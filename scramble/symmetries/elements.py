@@ -16,7 +16,7 @@ from jaxtyping import Float64, Int64
 
 from scramble.axes import Array, Layout, Sizes
 
-ElementKind = Literal["rotation", "permutation"]
+ElementKind = Literal["rotation", "permutation", "signed-permutation"]
 
 
 class Element(Protocol):
@@ -99,7 +99,51 @@ class Permutation:
         return None
 
 
-KINDS: dict[str, type[Rotation] | type[Permutation]] = {kind.kind: kind for kind in (Rotation, Permutation)}
+@dataclass(frozen=True, eq=False)
+class SignedPermutation:
+    """`x'[.., i] = sign(data[.., i]) x[.., |data[.., i]| - 1]`: data holds 1-based indices with signs.
+
+    Exact in every dtype: a stored word changes its sign bit only.
+    """
+
+    axis: str
+    over: tuple[str, ...]
+    data: Int64[np.ndarray, "*over n"]
+    kind: ClassVar[ElementKind] = "signed-permutation"
+    exact: ClassVar[bool] = True
+
+    def inverse(self) -> SignedPermutation:
+        index = np.abs(self.data) - 1
+        back = np.argsort(index, axis=-1)
+        signs = np.take_along_axis(np.sign(self.data), back, axis=-1)
+        return SignedPermutation(self.axis, self.over, signs * (back + 1))
+
+    def act(self, view: Array, names: tuple[str, ...]) -> Array:
+        moved = Permutation(self.axis, self.over, np.abs(self.data) - 1).act(view, names)
+        shape = [1] * view.ndim
+        for axis, size in zip((*self.over, self.axis), self.data.shape, strict=True):
+            shape[names.index(axis)] = size
+        order = np.argsort([names.index(axis) for axis in (*self.over, self.axis)])
+        negative = (self.data < 0).transpose(order).reshape(shape)
+        if moved.dtype.kind == "u":
+            return moved ^ (negative.astype(moved.dtype) << (8 * moved.dtype.itemsize - 1))
+        return np.where(negative, -moved, moved)
+
+    def fault(self) -> str | None:
+        if self.data.dtype != np.int64 or self.data.ndim < 1 or (self.data == 0).any():
+            return f"not signed 1-based int64 indices but {self.data.dtype} {self.data.shape}"
+        return Permutation(self.axis, self.over, np.abs(self.data) - 1).fault()
+
+
+KINDS: dict[str, type[Rotation] | type[Permutation] | type[SignedPermutation]] = {
+    kind.kind: kind for kind in (Rotation, Permutation, SignedPermutation)
+}
+
+
+def is_signs(element: Element) -> bool:
+    """Whether an element moves nothing and only changes signs."""
+    signed = isinstance(element, SignedPermutation)
+    return signed and bool((np.abs(element.data) == np.arange(1, element.data.shape[-1] + 1)).all())
 
 
 def _order(names: tuple[str, ...], over: tuple[str, ...], axis: str) -> list[int]:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Int64
 
-from scramble.axes import Sizes
+from scramble.families import Architecture
 from scramble.symmetries.draws import generator
 from scramble.symmetries.elements import Element, Permutation
 from scramble.symmetries.symmetry import Symmetry
@@ -33,16 +33,19 @@ class HeadPermutation(Symmetry):
         "alibi": "each head's slope is a constant of the architecture and cannot move"
     }
 
-    def group(self, sizes: Sizes) -> str:
+    def group(self, architecture: Architecture, layer: int) -> str:
+        sizes = architecture.sizes
         factors = [f"S({sizes['group']})^{sizes['kv_head']}"] * self.groups
         return " x ".join(factors + [f"S({sizes['kv_head']})"] * self.kv_heads) + ", none the identity"
 
-    def trivial(self, sizes: Sizes) -> str | None:
+    def trivial(self, architecture: Architecture, layer: int) -> str | None:
+        sizes = architecture.sizes
         if (self.kv_heads and sizes["kv_head"] > 1) or (self.groups and sizes["group"] > 1):
             return None
         return f"nothing to permute: {sizes['kv_head']} KV head(s) with {sizes['group']} query head(s) each"
 
-    def draw(self, sizes: Sizes, seed: int, layer: int) -> tuple[Element, ...]:
+    def draw(self, architecture: Architecture, seed: int, layer: int) -> tuple[Element, ...]:
+        sizes = architecture.sizes
         elements: list[Element] = []
         if self.groups and sizes["group"] > 1:
             rows = [

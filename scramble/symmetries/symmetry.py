@@ -8,8 +8,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from scramble.axes import Sizes
-from scramble.families import Architecture
+from scramble.families import Architecture, Constraint
 from scramble.symmetries.elements import Element
 
 
@@ -20,7 +19,7 @@ class Symmetry(BaseModel, ABC):
 
     name: ClassVar[str]
     axes: ClassVar[tuple[str, ...]]
-    forbidding: ClassVar[Mapping[str, str]]
+    forbidding: ClassVar[Mapping[str, str]] = {}
     """Constraint kind to the reason why it forbids this group on its axes."""
 
     def forbidden(self, architecture: Architecture, layer: int) -> str | None:
@@ -28,19 +27,23 @@ class Symmetry(BaseModel, ABC):
         carried = set().union(*(layout.axes for layout in architecture.layer_layouts(layer).values()))
         if missing := set(self.axes) - carried:
             return f"the layer has no axis {', '.join(sorted(missing))}"
-        for constraint in architecture.constraints:
-            if constraint.axis in self.axes and constraint.kind in self.forbidding:
+        for constraint in self.constraints(architecture, layer):
+            if constraint.kind in self.forbidding:
                 return f"{constraint.note}: {self.forbidding[constraint.kind]}"
-        return self.trivial(architecture.sizes)
+        return self.trivial(architecture, layer)
 
-    def trivial(self, sizes: Sizes) -> str | None:
-        """Why the group holds nothing but the identity here, or None."""
+    def constraints(self, architecture: Architecture, layer: int) -> list[Constraint]:
+        """What sits on this symmetry's axes in a layer."""
+        return [one for one in architecture.constraints(layer) if one.axis in self.axes]
+
+    def trivial(self, architecture: Architecture, layer: int) -> str | None:
+        """Why these options choose nothing but the identity here, or a group that is not there, or None."""
         return None
 
     @abstractmethod
-    def group(self, sizes: Sizes) -> str:
+    def group(self, architecture: Architecture, layer: int) -> str:
         """The group's name, for the manifest."""
 
     @abstractmethod
-    def draw(self, sizes: Sizes, seed: int, layer: int) -> tuple[Element, ...]:
+    def draw(self, architecture: Architecture, seed: int, layer: int) -> tuple[Element, ...]:
         """Draw an element; its factors are applied in order."""

@@ -5,47 +5,73 @@ Attention mixes value vectors with scalar weights, so an orthogonal `R` on the `
 (arXiv 2511.08567, section 4.3 and appendix D.)
 """
 
-from collections.abc import Mapping
-from typing import ClassVar
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Float64
+from pydantic import Field
 
-from scramble.axes import Sizes
+from scramble.families import Architecture
+from scramble.symmetries import orthogonal
 from scramble.symmetries.draws import generator
-from scramble.symmetries.elements import Element, Rotation
+from scramble.symmetries.elements import Element, Rotation, SignedPermutation
 from scramble.symmetries.symmetry import Symmetry
+
+Method = Literal["haar", "hadamard", "signed-permutation", "path"]
 
 
 class VoRotation(Symmetry):
-    """A Haar-random orthogonal matrix on the value axis of each KV head.
+    """An orthogonal matrix on the value axis of each KV head.
 
     Attributes:
+        method: `haar` (uniform on O(n)); `hadamard` (randomized; n a power of two); `signed-permutation`
+            (exact in every dtype, and AdamW cannot tell it from the identity); `path` (part of the way
+            from the identity to a Haar rotation of determinant one, for dose and response).
+        strength: of `path`, from 0 (the identity) to 1 (the rotation).
         shared: one matrix for all KV heads of a layer, as in the paper; otherwise each head draws its own.
     """
 
+    method: Method = "haar"
+    strength: Annotated[float, Field(ge=0, le=1)] = 1.0
     shared: bool = False
 
     name: ClassVar[str] = "vo-rotation"
     axes: ClassVar[tuple[str, ...]] = ("v",)
-    forbidding: ClassVar[Mapping[str, str]] = {
-        "gate": "an elementwise gate does not commute with a rotation",
-        "gain": "a gain for each channel does not commute with a rotation",
-        "clamp": "an elementwise clamp does not commute with a rotation",
-        "layer_norm": "subtracting the mean does not commute with a rotation",
-    }
 
-    def group(self, sizes: Sizes) -> str:
-        return f"O({sizes['v']})" if self.shared else f"O({sizes['v']})^{sizes['kv_head']}"
+    def trivial(self, architecture: Architecture, layer: int) -> str | None:
+        size = architecture.sizes["v"]
+        if self.strength != 1 and self.method != "path":
+            return f"strength belongs to method=path, not to {self.method}"
+        if self.method == "hadamard" and size & (size - 1):
+            return f"a Hadamard matrix needs a power of two, the head has {size} channels"
+        for constraint in self.constraints(architecture, layer):
+            if not (constraint.kind == "clamp" and self.method == "signed-permutation"):
+                left = "; method=signed-permutation does" if constraint.kind == "clamp" else ""
+                return f"{constraint.note}: elementwise, so it does not commute with a rotation{left}"
+        return None
 
-    def draw(self, sizes: Sizes, seed: int, layer: int) -> tuple[Element, ...]:
-        heads = [0] * sizes["kv_head"] if self.shared else range(sizes["kv_head"])
-        matrices = [haar(sizes["v"], generator(seed, self.name, layer, head)) for head in heads]
-        return (Rotation("v", ("kv_head",), np.stack(matrices)),)
+    def group(self, architecture: Architecture, layer: int) -> str:
+        size, heads = architecture.sizes["v"], architecture.sizes["kv_head"]
+        name = {"signed-permutation": "B", "path": "SO"}.get(self.method, "O")
+        return f"{name}({size})" if self.shared else f"{name}({size})^{heads}"
 
+    def draw(self, architecture: Architecture, seed: int, layer: int) -> tuple[Element, ...]:
+        size, heads = architecture.sizes["v"], architecture.sizes["kv_head"]
+        drawn = [
+            self._one(size, generator(seed, self.name, layer, head))
+            for head in ([0] * heads if self.shared else range(heads))
+        ]
+        kind = SignedPermutation if self.method == "signed-permutation" else Rotation
+        return (kind("v", ("kv_head",), np.stack(drawn)),)
 
-def haar(n: int, rng: np.random.Generator) -> Float64[np.ndarray, "n n"]:
-    """A matrix from the Haar measure on O(n): QR with the signs of R's diagonal (Mezzadri 2007)."""
-    q, r = np.linalg.qr(rng.standard_normal((n, n)))
-    orthogonal: Float64[np.ndarray, "n n"] = q * np.sign(np.diagonal(r))
-    return orthogonal
+    def _one(self, size: int, rng: np.random.Generator) -> np.ndarray:
+        if self.method == "signed-permutation":
+            return (rng.permutation(size) + 1) * rng.choice([-1, 1], size)
+        if self.method == "hadamard":
+            return orthogonal.hadamard(size, rng)
+        matrix = orthogonal.haar(size, rng)
+        if self.method == "path":
+            matrix[0] *= np.linalg.det(matrix)
+            return orthogonal.power(matrix, self.strength)
+        return matrix

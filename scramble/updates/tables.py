@@ -16,7 +16,16 @@ from scramble.updates.ratios import pair_ratios, place, pool, update_ratios
 
 Progress = Callable[[int, int], None]
 PAIR = ["run_a", "run_b", "same_seed", "frame"]
-_EMBEDDINGS = {"embed_tokens", "lm_head"}
+_EMBEDDINGS = {
+    "embed_tokens",
+    "lm_head",
+    "wte",
+    "wpe",
+    "embed_in",
+    "embed_out",
+    "embed_positions",
+    "word_embeddings",
+}
 
 
 def diff(run: Run, levels: Sequence[str] = ("model", "module", "layer")) -> pd.DataFrame:

@@ -55,7 +55,7 @@ def test_a_direct_sum_is_head_after_head() -> None:
     np.testing.assert_array_equal(views["a", "c"], [[3, 4, 5, 6], [10, 11, 12, 13]])
 
 
-@pytest.mark.parametrize("text", ["(a", "a)", "a + b", "()", "(a +)", "a * b"])
+@pytest.mark.parametrize("text", ["(a", "a)", "a + b", "()", "(a +)", "a * b", "|a", "a|b|"])
 def test_what_is_not_a_layout_is_refused_with_the_text(text: str) -> None:
     with pytest.raises(ValueError, match="layout '"):
         parse(text)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from scramble.symmetries import SYMMETRIES
 from tests.conftest import Command
 
 HEAVY = ("torch", "transformers", "pandas", "scipy", "matplotlib", "trl", "numpy", "pydantic")
@@ -53,7 +54,7 @@ def test_json_is_the_whole_of_standard_output(checkpoint: Path, command: Command
 def test_csv_has_the_rows(checkpoint: Path, command: Command) -> None:
     found = command("inspect", checkpoint, "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(found.out)))
-    assert [row["symmetry"] for row in rows] == ["vo-rotation", "head-permutation"]
+    assert [row["symmetry"] for row in rows] == list(SYMMETRIES)
     assert rows[0]["group"] == "O(8)^2"
 
 

@@ -7,11 +7,16 @@ from hypothesis import strategies as st
 from scipy.stats import kstest, ortho_group
 
 from scramble.axes import parse
-from scramble.symmetries import Element, Permutation, Rotation, act, symmetry
+from scramble.families import architecture
+from scramble.symmetries import SYMMETRIES, Element, Permutation, Rotation, SignedPermutation, act, symmetry
 from scramble.symmetries.draws import generator
-from scramble.symmetries.vo_rotation import haar
+from scramble.symmetries.orthogonal import haar, power
+from tests.models import Tiny
 
 SIZES = {"kv_head": 3, "group": 2, "qk": 4, "v": 5, "hidden": 7}
+MODEL = architecture(
+    Tiny("llama", kv_heads=3, group=2, head_dim=8, layers=60).config | {"model_type": "llama"}
+)
 LAYOUTS = [
     "(kv_head group v) hidden",
     "hidden (kv_head group v)",
@@ -20,16 +25,23 @@ LAYOUTS = [
 ]
 
 
+def signed(seed: int) -> SignedPermutation:
+    rng = np.random.default_rng(seed)
+    rows = [(rng.permutation(5) + 1) * rng.choice([-1, 1], 5) for _ in range(3)]
+    return SignedPermutation("v", ("kv_head",), np.stack(rows))
+
+
 def elements(seed: int) -> list[Element]:
     rng = np.random.default_rng(seed)
     return [
         Rotation("v", ("kv_head",), np.stack([haar(5, rng) for _ in range(3)])),
         Permutation("group", ("kv_head",), np.stack([rng.permutation(2) for _ in range(3)])),
         Permutation("kv_head", (), rng.permutation(3)),
+        signed(seed),
     ]
 
 
-@given(st.integers(0, 100), st.sampled_from(LAYOUTS), st.permutations(range(3)))
+@given(st.integers(0, 100), st.sampled_from(LAYOUTS), st.permutations(range(4)))
 def test_inverses_in_reverse_order_undo(seed: int, text: str, order: list[int]) -> None:
     layout, chosen = parse(text), [elements(seed)[i] for i in order]
     x = np.random.default_rng(seed).standard_normal(layout.shape(SIZES))
@@ -41,25 +53,51 @@ def test_inverses_in_reverse_order_undo(seed: int, text: str, order: list[int]) 
 def test_permutations_move_words_and_nothing_else(seed: int, text: str) -> None:
     layout = parse(text)
     words = np.random.default_rng(seed).integers(0, 1 << 16, layout.shape(SIZES)).astype(np.uint16)
-    moved = act(words, layout, SIZES, elements(seed)[1:])
+    moved = act(words, layout, SIZES, elements(seed)[1:3])
     assert moved.dtype == np.uint16
     assert sorted(moved.reshape(-1)) == sorted(words.reshape(-1))
-    back = act(moved, layout, SIZES, [e.inverse() for e in reversed(elements(seed)[1:])])
+    back = act(moved, layout, SIZES, [e.inverse() for e in reversed(elements(seed)[1:3])])
     assert (back == words).all()
+
+
+@given(st.integers(0, 100), st.sampled_from(LAYOUTS))
+def test_signs_flip_the_sign_bit_of_stored_words(seed: int, text: str) -> None:
+    from scramble.checkpoints import STORAGES
+
+    layout, storage = parse(text), STORAGES["BF16"]
+    words = storage.encode(np.random.default_rng(seed).standard_normal(layout.shape(SIZES)))
+    moved = act(words, layout, SIZES, [signed(seed)])
+    expected = act(storage.decode(words), layout, SIZES, [signed(seed)])
+    assert (storage.decode(moved) == expected).all()
+    assert (act(moved, layout, SIZES, [signed(seed).inverse()]) == words).all()
+
+
+@given(st.integers(0, 1000), st.sampled_from([2, 3, 6, 8]), st.floats(0, 1), st.floats(0, 1))
+def test_a_path_is_a_one_parameter_group_from_the_identity_to_its_rotation(
+    seed: int, n: int, s: float, t: float
+) -> None:
+    rotation = haar(n, np.random.default_rng(seed))
+    rotation[0] *= np.linalg.det(rotation)
+    np.testing.assert_allclose(power(rotation, 0), np.eye(n), atol=1e-12)
+    np.testing.assert_allclose(power(rotation, 1), rotation, atol=1e-12)
+    np.testing.assert_allclose(power(rotation, s) @ power(rotation, t), power(rotation, s + t), atol=1e-12)
+    assert Rotation("v", (), power(rotation, s)).fault() is None
 
 
 @given(st.integers(0, 100))
 def test_actions_agree_with_loops(seed: int) -> None:
-    rotation, groups, heads = elements(seed)
+    rotation, groups, heads, signs = elements(seed)
     x = np.random.default_rng(seed).standard_normal((7, 3, 2, 5))
     flat, layout = x.reshape(7, 30), parse("hidden (kv_head group v)")
-    turned, grouped, swapped = np.empty_like(x), np.empty_like(x), np.empty_like(x)
+    turned, grouped, swapped, flipped = (np.empty_like(x) for _ in range(4))
     for k in range(3):
         swapped[:, k] = x[:, heads.data[k]]
         for g in range(2):
             grouped[:, k, g] = x[:, k, groups.data[k, g]]
             turned[:, k, g] = x[:, k, g] @ rotation.data[k].T
-    for element, expected in ((rotation, turned), (groups, grouped), (heads, swapped)):
+            for i, source in enumerate(signs.data[k]):
+                flipped[:, k, g, i] = np.sign(source) * x[:, k, g, abs(source) - 1]
+    for element, expected in ((rotation, turned), (groups, grouped), (heads, swapped), (signs, flipped)):
         np.testing.assert_allclose(act(flat, layout, SIZES, [element]), expected.reshape(7, 30), atol=1e-13)
 
 
@@ -68,34 +106,34 @@ def test_an_axis_without_the_index_of_its_element_is_refused() -> None:
         act(np.zeros((5, 7)), parse("v hidden"), SIZES, elements(0)[:1])
 
 
-@given(st.sampled_from(["vo-rotation", "head-permutation"]), st.integers(0, 50), st.integers(0, 50))
+@given(st.sampled_from(list(SYMMETRIES)), st.integers(0, 50), st.integers(0, 50))
 def test_a_layer_draws_the_same_alone_or_with_others(name: str, seed: int, layer: int) -> None:
     drawn = symmetry(name, {})
-    alone = drawn.draw(SIZES, seed, layer)
-    others = {other: drawn.draw(SIZES, seed, other) for other in range(layer + 3)}
+    alone = drawn.draw(MODEL, seed, layer)
+    others = {other: drawn.draw(MODEL, seed, other) for other in range(layer + 3)}
     for one, again in zip(alone, others[layer], strict=True):
         assert (one.data == again.data).all()
         assert one.fault() is None
 
 
-@pytest.mark.parametrize("name", ["vo-rotation", "head-permutation"])
+@pytest.mark.parametrize("name", SYMMETRIES)
 def test_layers_and_seeds_draw_differently(name: str) -> None:
     drawn = symmetry(name, {})
-    draws = [drawn.draw(SIZES, seed, layer) for seed in range(6) for layer in range(6)]
+    draws = [drawn.draw(MODEL, seed, layer) for seed in range(6) for layer in range(6)]
     seen = {b"".join(element.data.tobytes() for element in elements) for elements in draws}
-    assert len(seen) > (35 if name == "vo-rotation" else 3)
+    assert len(seen) > (3 if name == "head-permutation" else 35)
 
 
 def test_no_head_permutation_is_the_identity() -> None:
     drawn = symmetry("head-permutation", {})
     for seed in range(40):
-        for element in drawn.draw(SIZES, seed, 0):
+        for element in drawn.draw(MODEL, seed, 0):
             assert (element.data != np.arange(element.data.shape[-1])).any(axis=-1).all()
 
 
 def test_shared_is_one_matrix_for_all_heads() -> None:
-    (own,) = symmetry("vo-rotation", {}).draw(SIZES, 0, 0)
-    (shared,) = symmetry("vo-rotation", {"shared": True}).draw(SIZES, 0, 0)
+    (own,) = symmetry("vo-rotation", {}).draw(MODEL, 0, 0)
+    (shared,) = symmetry("vo-rotation", {"shared": True}).draw(MODEL, 0, 0)
     assert (shared.data == shared.data[0]).all()
     assert (own.data[0] != own.data[1]).any()
 

@@ -1,0 +1,14 @@
+"""Granite 3: Llama's layout; its multipliers are scalars and commute with everything here."""
+
+from scramble.families import decoder
+from scramble.families.family import Family
+from scramble.families.llama import LLAMA
+
+GRANITE = Family(
+    name="granite",
+    sizes=decoder.sizes,
+    table=LLAMA.table,
+    outside=decoder.outside,
+    optional=decoder.optional,
+    constraints=decoder.rope,
+)

@@ -1,0 +1,41 @@
+"""Orthogonal matrices: how one is drawn, and the way from the identity to it."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float64
+
+Matrix = Float64[np.ndarray, "n n"]
+
+
+def haar(n: int, rng: np.random.Generator) -> Matrix:
+    """From the Haar measure on O(n): QR with the signs of R's diagonal (Mezzadri 2007)."""
+    q, r = np.linalg.qr(rng.standard_normal((n, n)))
+    matrix: Matrix = q * np.sign(np.diagonal(r))
+    return matrix
+
+
+def hadamard(n: int, rng: np.random.Generator) -> Matrix:
+    """A randomized Hadamard matrix: Sylvester's, normalised, with random signs of its columns.
+
+    Raises:
+        ValueError: n is not a power of two.
+    """
+    from scipy.linalg import hadamard as sylvester
+
+    matrix: Matrix = sylvester(n) / np.sqrt(n) * rng.choice([-1.0, 1.0], n)
+    return matrix
+
+
+def power(matrix: Matrix, strength: float) -> Matrix:
+    """The point `strength` along the one-parameter group from the identity (0) to a rotation (1).
+
+    The complex Schur form of an orthogonal matrix is diagonal, with entries `exp(i angle)`; angles are
+    scaled, so that `power(R, s) power(R, t) = power(R, s + t)`. `matrix` must have determinant one.
+    """
+    from scipy.linalg import schur
+
+    diagonal, basis = schur(matrix, output="complex")
+    angles = np.angle(np.diagonal(diagonal))
+    path: Matrix = np.real(basis * np.exp(1j * strength * angles) @ basis.conj().T)
+    return path
