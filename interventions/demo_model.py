@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -67,6 +68,7 @@ def _fetch(scratch: Path, report: Callable[[str], None]) -> Path:
 
 
 def _convert(gguf: Path, target: Path) -> None:
+    os.environ.setdefault("TQDM_DISABLE", "1")  # a bar of three seconds, which ignores --quiet
     try:
         import gguf as _reader  # noqa: F401  (transformers reads GGUF through it)
     except ImportError:
