@@ -28,9 +28,13 @@ def rounded(
     Raises:
         CheckpointError: values that are not finite, before or after.
     """
-    if all(element.exact for element in elements):
+    turns = [place for place, element in enumerate(elements) if not element.exact]
+    if not turns:
         return act(words, layout, sizes, elements), 0.0
-    image = exact(words, storage, layout, sizes, elements)
+    # What moves words commutes with decoding and rounding: before and after the turns it acts on words.
+    first, last = turns[0], turns[-1] + 1
+    moved = act(words, layout, sizes, elements[:first])
+    image = exact(moved, storage, layout, sizes, elements[first:last])
     stored = storage.encode(image)
     back = storage.decode(stored)
     if not np.isfinite(back).all():
@@ -38,7 +42,8 @@ def rounded(
             f"'{name}': {storage.name} cannot hold the transformed values (infinite or NaN)"
         )
     norm = float(np.linalg.norm(image))
-    return stored, float(np.linalg.norm(back - image)) / norm if norm else 0.0
+    error = float(np.linalg.norm(back - image)) / norm if norm else 0.0
+    return act(stored, layout, sizes, elements[last:]), error
 
 
 def off(words: Array, storage: Storage, target: Float64[np.ndarray, ...]) -> int:

@@ -86,10 +86,14 @@ class Permutation:
         return Permutation(self.axis, self.over, np.argsort(self.data, axis=-1))
 
     def act(self, view: Array, names: tuple[str, ...]) -> Array:
-        moved = _over_first(view, names, self.over, self.axis)
-        between = (1,) * (moved.ndim - self.data.ndim)
-        index = self.data.reshape(*self.data.shape[:-1], *between, self.data.shape[-1])
-        return _back(np.take_along_axis(moved, index, axis=-1), names, self.over, self.axis)
+        # One gather for each position of `over` moves whole blocks; a gather by broadcast indices does not.
+        image, at = np.empty_like(view), names.index(self.axis)
+        for position in np.ndindex(self.data.shape[:-1]):
+            chosen = [slice(None)] * view.ndim
+            for axis, index in zip(self.over, position, strict=True):
+                chosen[names.index(axis)] = slice(index, index + 1)
+            image[tuple(chosen)] = np.take(view[tuple(chosen)], self.data[position], axis=at)
+        return image
 
     def fault(self) -> str | None:
         if self.data.dtype != np.int64 or self.data.ndim < 1:
