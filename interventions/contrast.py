@@ -18,7 +18,7 @@ from interventions.experiment import Experiment, PlannedRun, treatment
 from scramble import __version__
 from scramble.checkpoints import locate
 from scramble.errors import SelectionError
-from scramble.manifest import has_manifest
+from scramble.manifest import is_scrambled
 from scramble.updates.ends import ends
 from scramble.updates.ratios import pair_ratios, pool
 from scramble.updates.tables import PAIR, count_pairs
@@ -87,7 +87,7 @@ def contrast(
             f"{experiment.name}: {len(finished)} finished run(s), a contrast needs two or more"
         )
     base = locate(experiment.base)
-    origin = None if has_manifest(base) else base
+    origin = None if is_scrambled(base) else base
     opened = [ends(run.start, end(run), aligned=True, base=origin) for run in finished]
     counts = count_pairs(opened, progress=progress)
     names = {one.name: run for one, run in zip(opened, finished, strict=True)}

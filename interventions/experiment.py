@@ -158,7 +158,7 @@ def plan(experiment: Experiment, out: Path) -> list[PlannedRun]:
 def _can_be_aligned(
     experiment: Experiment,
     arm: str,
-    chosen: Sequence[tuple[Symmetry, tuple[int, ...]]],
+    chosen: Sequence[tuple[Symmetry, tuple[int | None, ...]]],
     architecture: Architecture,
 ) -> None:
     """A rotation is undone from float32 ends only; without them every run would train in vain."""
@@ -201,10 +201,13 @@ def treatment(start: Path, base: Path) -> dict[str, str]:
     manifest, _ = read_manifest(start)
     inherited = len(read_manifest(base)[0].steps) if has_manifest(base) else 0
     architecture = open_checkpoint(start).architecture
+    touched = {name for done in manifest.scrambles for name in done.tensors}
     found: dict[str, list[str]] = {}
     for step in manifest.steps[inherited:]:
         for record in step.elements:
-            for name, _ in architecture.carriers(step.layer, record.axis):
+            for name, slot in architecture.slots(step.layer).items():
+                if name not in touched or not slot.carries(record.axis):
+                    continue
                 names = found.setdefault(name, [])
                 if step.symmetry not in names:
                     names.append(step.symmetry)

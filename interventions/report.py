@@ -100,13 +100,19 @@ def _rows(table: pd.DataFrame) -> list[dict[str, str]]:
     ]
 
 
+def _place(layer: int | None) -> str:
+    return "the whole model" if layer is None else f"layer {layer}"
+
+
 def _certificates(runs: Sequence[PlannedRun]) -> list[dict[str, Any]]:
     rows = []
     for arm, start in dict.fromkeys((run.arm, run.start) for run in runs):
         if not has_manifest(start):
             continue
         for done in read_manifest(start)[0].scrambles:
-            steps = ", ".join(f"{step.symmetry} in layer {step.layer} ({step.group})" for step in done.steps)
+            steps = ", ".join(
+                f"{step.symmetry} in {_place(step.layer)} ({step.group})" for step in done.steps
+            )
             shown = done.equivalence.model_dump() if done.equivalence else {"verdict": "not verified"}
             rows.append({"arm": arm, "scramble": steps} | shown)
     return rows

@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from scramble.axes import Array, Layout
-from scramble.errors import ManifestError, SymmetryError
+from scramble.axes import Array, Layout, Slot
+from scramble.checkpoints import Checkpoint
+from scramble.errors import CheckpointError, ManifestError, SymmetryError
 from scramble.families import Architecture
 from scramble.manifest import ElementRecord, Elements, Manifest, Step
-from scramble.symmetries import Element, Symmetry, is_signs
+from scramble.symmetries import Element, Permutation, Rotation, Symmetry
 
-Actions = Mapping[str, tuple[Layout, list[Element]]]
-"""Tensor name to its layout and the elements that act on it, the first one first."""
+Stage = Sequence[tuple[int | None, Element]]
+"""Elements in the order in which they act, each in one layer or (None) in the whole model."""
+
+
+@dataclass(frozen=True)
+class Action:
+    """What becomes of one tensor: the words of `source`, another one where tensors trade names, acted on."""
+
+    source: str
+    layout: Layout
+    elements: tuple[Element, ...]
+
+    @property
+    def exact(self) -> bool:
+        """Whether words are only moved (and change signs), so that nothing is rounded."""
+        return all(element.exact for element in self.elements)
+
+
+Actions = Mapping[str, Action]
+"""By the name of every tensor that is touched."""
 
 
 def draw_steps(
-    architecture: Architecture, requests: Sequence[tuple[Symmetry, Sequence[int]]], seed: int, prefix: str
+    architecture: Architecture,
+    requests: Sequence[tuple[Symmetry, Sequence[int | None]]],
+    seed: int,
+    prefix: str,
 ) -> tuple[list[Step], dict[str, Array]]:
     """Draw every requested symmetry for its layers; keys of the elements begin with `prefix`."""
     steps: list[Step] = []
     stored: dict[str, Array] = {}
     for place, (symmetry, layers) in enumerate(requests):
         for layer in layers:
+            where = "model" if layer is None else layer
             records = []
             for element in symmetry.draw(architecture, seed, layer):
-                key = f"{prefix}.{place}.{symmetry.name}.{layer}.{element.axis}"
+                key = f"{prefix}.{place}.{symmetry.name}.{where}.{element.axis}"
                 stored[key] = element.data
                 records.append(
                     ElementRecord(key=key, kind=element.kind, axis=element.axis, over=element.over)
@@ -42,33 +66,23 @@ def draw_steps(
     return steps, stored
 
 
-def actions(
-    architecture: Architecture, names: Iterable[str], steps: Sequence[Step], elements: Elements
-) -> Actions:
-    """The actions of the steps on the tensors that they touch, of those in `names`.
+def recall(architecture: Architecture, steps: Sequence[Step], elements: Elements) -> Stage:
+    """The elements of recorded steps.
 
     Raises:
         ManifestError: the steps were drawn for a model of another shape.
-        SymmetryError: an element does not commute with a gain.
     """
-    present, touched = set(names), dict[str, tuple[Layout, list[Element]]]()
+    found: list[tuple[int | None, Element]] = []
     for step in steps:
-        if step.layer >= architecture.layers:
+        if step.layer is not None and step.layer >= architecture.layers:
             raise ManifestError(
                 f"the manifest scrambles layer {step.layer}, the model has {architecture.layers}"
             )
-        layouts = architecture.layer_layouts(step.layer)
         for record in step.elements:
             element = record.element(elements)
             _fits(element, architecture)
-            for name, layout in layouts.items():
-                if element.axis in layout.gains and not is_signs(element):
-                    raise SymmetryError(
-                        f"'{name}' scales each channel of {element.axis}, which only signs leave alone"
-                    )
-                if element.axis in layout.axes and name in present:
-                    touched.setdefault(name, (layout, []))[1].append(element)
-    return touched
+            found.append((step.layer, element))
+    return found
 
 
 def _fits(element: Element, architecture: Architecture) -> None:
@@ -82,34 +96,99 @@ def _fits(element: Element, architecture: Architecture) -> None:
         )
 
 
-def recorded_actions(
-    manifest: Manifest, elements: Elements, architecture: Architecture, names: Iterable[str]
-) -> Actions:
-    """The actions of a whole manifest.
+def inverse(forward: Stage) -> Stage:
+    """What undoes a stage: inverses in reverse order."""
+    return [(layer, element.inverse()) for layer, element in reversed(forward)]
+
+
+def resolve(checkpoint: Checkpoint, forward: Stage) -> Actions:
+    """What a stage does to every tensor of a checkpoint, those that it leaves alone apart.
+
+    Raises:
+        SymmetryError: an element does not commute with a gain.
+        CheckpointError: a tensor that would be touched is stored in a quantised format.
+    """
+    architecture, touched = checkpoint.architecture, dict[str, Action]()
+    quantised = architecture.quantised(checkpoint.tensors)
+    acting: dict[int | None, list[Element]] = {None: []}
+    for layer, element in forward:
+        numbers = [None, *range(architecture.layers)] if layer is None else [layer]
+        for number in numbers:
+            acting.setdefault(number, []).append(element)
+    for name, slot in architecture.slots().items():
+        source, elements = _walk_back(slot, acting.get(slot.layer, []))
+        if not elements and source == slot.position:
+            continue
+        if name in quantised:
+            raise CheckpointError(
+                f"{checkpoint.folder}: '{name}' is stored in a quantised format "
+                f"('{quantised[name][0]}'), which is copied but never changed"
+            )
+        if name not in checkpoint.tensors:
+            continue
+        action = Action(slot.name(architecture.sizes, source), slot.layout, tuple(elements))
+        _acts(checkpoint, name, action)
+        touched[name] = action
+    return touched
+
+
+def _walk_back(slot: Slot, elements: Sequence[Element]) -> tuple[Mapping[str, int], list[Element]]:
+    """Where a tensor comes from on the axes of its name, and what acts on it on its way here."""
+    position, acting = dict(slot.position), list[Element]()
+    for element in reversed(elements):
+        if element.axis in position:
+            if not isinstance(element, Permutation) or set(element.over) - position.keys():
+                raise SymmetryError(f"'{slot.pattern}' can trade places along {element.axis}, not mix")
+            index = tuple(position[axis] for axis in (*element.over, element.axis))
+            position[element.axis] = int(element.data[index])
+        elif slot.layout.carries(element.axis):
+            acting.append(element.at(position))
+    return position, acting[::-1]
+
+
+def _acts(checkpoint: Checkpoint, name: str, action: Action) -> None:
+    """Refuse what would not be a symmetry of this very tensor."""
+    entry, other = checkpoint.tensors[name], checkpoint.tensors[action.source]
+    if (entry.dtype, entry.shape) != (other.dtype, other.shape):
+        raise CheckpointError(f"'{name}' is {entry.dtype}, but would trade places with {other.dtype}")
+    for element in action.elements:
+        gains = isinstance(element, Rotation) and element.axis in action.layout.gains
+        if gains and (reason := _uneven(checkpoint, name, element.axis)):
+            raise SymmetryError(reason)
+
+
+def uneven_gain(checkpoint: Checkpoint, axis: str) -> str | None:
+    """Why no rotation of an axis commutes with this checkpoint's gains on it, or None."""
+    for name, slot in checkpoint.architecture.slots().items():
+        held = axis in slot.layout.gains and name in checkpoint.tensors
+        if held and (reason := _uneven(checkpoint, name, axis)):
+            return reason
+    return None
+
+
+def _uneven(checkpoint: Checkpoint, name: str, axis: str) -> str | None:
+    words = checkpoint.words(name)
+    if (words == words.flat[0]).all():
+        return None
+    return (
+        f"'{name}' scales each channel of {axis} by its own factor, which no rotation leaves alone; "
+        "fold it into the weights that read it first (scramble fold)"
+    )
+
+
+def recorded(manifest: Manifest, elements: Elements, checkpoint: Checkpoint) -> Stage:
+    """The elements of a whole manifest, for a checkpoint that they fit.
 
     Raises:
         ManifestError: another family or shape, or they do not touch the tensors that the manifest lists.
     """
-    if manifest.family != architecture.family.name:
-        raise ManifestError(f"a manifest of {manifest.family}, the checkpoint is {architecture.family.name}")
-    touched = actions(architecture, names, manifest.steps, elements)
-    if odd := sorted(touched.keys() ^ manifest.touched.keys()):
+    family = checkpoint.architecture.family.name
+    if manifest.family != family:
+        raise ManifestError(f"a manifest of {manifest.family}, the checkpoint is {family}")
+    forward = recall(checkpoint.architecture, manifest.steps, elements)
+    touched: set[str] = set()
+    for done in manifest.scrambles:
+        touched |= resolve(checkpoint, recall(checkpoint.architecture, done.steps, elements)).keys()
+    if odd := sorted(touched ^ manifest.touched.keys()):
         raise ManifestError(f"the manifest's steps and its list of tensors disagree on '{odd[0]}'")
-    return touched
-
-
-def compose(stages: Iterable[Actions]) -> Actions:
-    """One action after the other."""
-    joined = dict[str, tuple[Layout, list[Element]]]()
-    for stage in stages:
-        for name, (layout, elements) in stage.items():
-            joined.setdefault(name, (layout, []))[1].extend(elements)
-    return joined
-
-
-def inverse_actions(touched: Actions) -> Actions:
-    """What undoes `actions`: inverses in reverse order."""
-    return {
-        name: (layout, [element.inverse() for element in reversed(elements)])
-        for name, (layout, elements) in touched.items()
-    }
+    return forward

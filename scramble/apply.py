@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import scramble
-from scramble.actions import actions, draw_steps
+from scramble.actions import draw_steps, recall, resolve
 from scramble.checkpoints import PARTIAL, open_checkpoint, staging
-from scramble.errors import NotEquivalentError, SymmetryError
+from scramble.errors import NotEquivalentError, SelectionError, SymmetryError
 from scramble.families import Architecture
 from scramble.manifest import (
     ELEMENTS,
@@ -25,8 +25,9 @@ from scramble.manifest import (
 )
 from scramble.rewrite import left_out, rewrite
 from scramble.selection import DEFAULT_SYMMETRIES, requests
+from scramble.selection import layers as numbers_of
 from scramble.symmetries import Symmetry, symmetry
-from scramble.verify import certify
+from scramble.verify import certify, claim
 
 Report = Callable[[str], None]
 
@@ -65,12 +66,14 @@ def apply(
 
     earlier: tuple[Scramble, ...] = ()
     elements: Elements = {}
+    fold = None
     if has_manifest(source):
         before, elements = read_manifest(source)
-        earlier = before.scrambles
+        earlier, fold = before.scrambles, before.fold
     steps, stored = draw_steps(architecture, chosen, seed, str(len(earlier)))
     _refuse_repeats([step for done in earlier for step in done.steps] + steps)
-    touched = actions(architecture, checkpoint.tensors, steps, stored)
+    forward = recall(architecture, steps, stored)
+    touched = resolve(checkpoint, forward)
 
     with staging(target, force=force, keep=source) as stage:
         report(f"writing {len(touched)} touched tensors of {len(checkpoint.tensors)}")
@@ -92,13 +95,13 @@ def apply(
         )
         if check:
             report("verifying")
-            written = open_checkpoint(stage.folder, shard_suffix=PARTIAL, described_by=source)
-            done.equivalence = certify(checkpoint, written, [touched])
+            written = open_checkpoint(stage.folder, suffix=PARTIAL, described_by=source)
+            done.equivalence = certify(checkpoint, written, claim(checkpoint, written, [forward]))
             if done.equivalence.verdict != "equivalent":
                 raise NotEquivalentError(
                     f"{target}: not equivalent to {source}, nothing was written: {done.equivalence}"
                 )
-        manifest = Manifest(family=architecture.family.name, scrambles=(*earlier, done))
+        manifest = Manifest(family=architecture.family.name, fold=fold, scrambles=(*earlier, done))
         stage.write(MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
         stage.commit()
     return manifest
@@ -106,7 +109,7 @@ def apply(
 
 def choose(
     architecture: Architecture, symmetries: Sequence[str], layers: str | None
-) -> list[tuple[Symmetry, tuple[int, ...]]]:
+) -> list[tuple[Symmetry, tuple[int | None, ...]]]:
     """Read and check what is asked for: symmetries with their options, and the layers of each.
 
     Raises:
@@ -114,15 +117,33 @@ def choose(
         SymmetryError: unknown, or forbidden in one of its layers.
     """
     chosen = []
-    for name, options, numbers in requests(symmetries, layers, architecture.layers):
+    for name, options, given in requests(symmetries):
         drawn = symmetry(name, options)
+        numbers = _layers(drawn, given, layers, architecture.layers)
         for layer in numbers:
             if reason := drawn.forbidden(architecture, layer):
                 raise SymmetryError(
-                    f"{name} does not exist in layer {layer} of this {architecture.family.name}: {reason}"
+                    f"{name} does not exist in {_place(layer)} of this {architecture.family.name}: {reason}"
                 )
         chosen.append((drawn, numbers))
+    if layers is not None and all(drawn.whole for drawn, _ in chosen):
+        raise SelectionError(f"--layers {layers}: {chosen[0][0].name} acts on the whole model")
     return chosen
+
+
+def _layers(drawn: Symmetry, given: str | None, default: str | None, count: int) -> tuple[int | None, ...]:
+    if drawn.whole:
+        if given is not None:
+            raise SelectionError(f"{drawn.name}:layers={given}: it acts on the whole model")
+        return (None,)
+    chosen = given or default
+    if chosen is None:
+        raise SelectionError(f"{drawn.name}: no layers; use --layers or {drawn.name}:layers=...")
+    return numbers_of(chosen, count)
+
+
+def _place(layer: int | None) -> str:
+    return "any part" if layer is None else f"layer {layer}"
 
 
 def _refuse_undone(earlier: Sequence[Scramble], records: Mapping[str, TouchedTensor]) -> None:
@@ -140,7 +161,7 @@ def _refuse_repeats(steps: Sequence[Step]) -> None:
         key = (step.symmetry, str(step.options), step.layer, step.seed)
         if key in seen:
             raise SymmetryError(
-                f"{step.symmetry} in layer {step.layer} was drawn with seed {step.seed} before; "
+                f"{step.symmetry} in {_place(step.layer)} was drawn with seed {step.seed} before; "
                 "use another --seed"
             )
         seen.add(key)

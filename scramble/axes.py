@@ -4,7 +4,11 @@ The notation extends einops. `"(kv_head group qk) hidden"` is a matrix whose row
 axes, the last running fastest. `+` is a direct sum of unequal parts, which einops cannot say:
 `"(kv_head (group qk + qk + v)) hidden"` is a fused projection, head after head.
 
-`|qk|` is a gain on an axis: a factor for each channel, which a change of the channel's sign leaves alone.
+`|qk|` is a gain on an axis: a factor for each channel. It moves with the channel, a change of the channel's
+sign leaves it alone, and a rotation only where all channels have the same factor.
+
+An axis may also stand in a tensor's *name*: `experts.{expert}.down_proj.weight` is one tensor an expert, and
+`norms.{kv_head group}.weight` one a head, counted with the last axis running fastest.
 
 A layout opens a stored array into *views*, one for each summand, whose dimensions are single named axes.
 A group element acts on such a view and need not know how the tensor was flattened.
@@ -15,8 +19,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -74,6 +79,10 @@ class Layout:
         """Axes that the tensor scales, channel by channel."""
         return frozenset(re.findall(r"\|(\w+)\|", self.text))
 
+    def carries(self, axis: str) -> bool:
+        """Whether something here moves or turns with the axis, or scales it."""
+        return axis in self.axes or axis in self.gains
+
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
         return tuple(dim.size(sizes) for dim in self.dims)
 
@@ -108,6 +117,48 @@ def _open(
             stop = start + part.size(sizes)
             yield from _open(view[(slice(None),) * at + (slice(start, stop),)], names, (part, *rest), sizes)
             start = stop
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A stored tensor: where its values lie on axes, and where it stands itself on the axes of its name.
+
+    Attributes:
+        pattern: the name, with the axes that are in it in braces.
+        layer: the layer that it belongs to, None outside the layers.
+        local: the pattern within its layer.
+        position: index on every axis of the name.
+    """
+
+    pattern: str
+    layout: Layout
+    layer: int | None = None
+    local: str = ""
+    position: Mapping[str, int] = field(default_factory=dict)
+
+    def carries(self, axis: str) -> bool:
+        return axis in self.position or self.layout.carries(axis)
+
+    def name(self, sizes: Sizes, position: Mapping[str, int] | None = None) -> str:
+        """The stored name, here or at another position on the axes of the name."""
+        at = self.position if position is None else position
+
+        def number(match: re.Match[str]) -> str:
+            found = 0
+            for axis in match[1].split():
+                found = found * sizes[axis] + at[axis]
+            return str(found)
+
+        return _BRACES.sub(number, self.pattern) if at else self.pattern
+
+    def expand(self, sizes: Sizes) -> Iterator[Slot]:
+        """One slot for each position on the axes of the name."""
+        axes = [axis for group in _BRACES.findall(self.pattern) for axis in group.split()]
+        for index in product(*(range(sizes[axis]) for axis in axes)):
+            yield replace(self, position=dict(zip(axes, index, strict=True)))
+
+
+_BRACES = re.compile(r"\{([\w ]+)\}")
 
 
 @cache

@@ -216,6 +216,29 @@ def invert(
 
 
 @app.command()
+def fold(
+    model: Annotated[str, typer.Argument(help="A checkpoint folder, or a hub id org/name@revision.")],
+    out: OutOption = None,
+    verify: Annotated[bool, typer.Option(help="Show equivalence before the target appears.")] = True,
+    force: ForceOption = False,
+    format: FormatOption = Format.table,
+    quiet: QuietOption = False,
+) -> None:
+    """Move norm gains into the weights that read them: the base that residual-rotation needs."""
+    from scramble.checkpoints import locate
+    from scramble.fold import fold as scramble_fold
+
+    source = locate(model)
+    target = out or default_target(model, source, "folded")
+    done = scramble_fold(source, target, check=verify, force=force, report=reporter(quiet)).fold
+    assert done is not None
+    rows = [{"tensor": name, **record.model_dump()} for name, record in done.tensors.items()]
+    if format is Format.table:
+        rows = [{key: row[key] for key in ("tensor", "dtype", "rounding_error")} for row in rows]
+    emit(rows, {"out": str(target), **_verdict(done.equivalence)}, format)
+
+
+@app.command()
 def verify(
     base: Annotated[str, typer.Argument(help="The checkpoint that was scrambled.")],
     model: Annotated[str, typer.Argument(help="The scrambled checkpoint.")],

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scramble.actions import uneven_gain
 from scramble.checkpoints import open_checkpoint
 from scramble.manifest import has_manifest, read_manifest
 from scramble.symmetries import SYMMETRIES
@@ -18,15 +20,17 @@ def inspect(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     rows = []
     for name, kind in SYMMETRIES.items():
         symmetry = kind()
-        answers: dict[str | None, list[int]] = {}
-        for layer in range(architecture.layers):
-            answers.setdefault(symmetry.forbidden(architecture, layer), []).append(layer)
+        answers: dict[str | None, list[int | None]] = {}
+        uneven = uneven_gain(checkpoint, kind.equal_gains) if kind.equal_gains else None
+        for layer in [None] if kind.whole else range(architecture.layers):
+            reason = symmetry.forbidden(architecture, layer) or uneven
+            answers.setdefault(reason, []).append(layer)
         for reason, layers in answers.items():
             rows.append(
                 {
                     "symmetry": name,
                     "axis": " ".join(kind.axes),
-                    "layers": _ranges(layers),
+                    "layers": "all at once" if kind.whole else _ranges(layers),
                     "applies": reason is None,
                     "group": symmetry.group(architecture, layers[0]) if reason is None else None,
                     "reason": reason,
@@ -44,18 +48,24 @@ def inspect(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         "scrambles": "none",
     }
     if has_manifest(folder):
-        steps = read_manifest(folder)[0].steps
-        found = {name: [s.layer for s in steps if s.symmetry == name] for name in {s.symmetry for s in steps}}
-        meta["scrambles"] = "; ".join(
-            f"{name} in layers {_ranges(layers)}" for name, layers in sorted(found.items())
-        )
+        manifest = read_manifest(folder)[0]
+        found = dict[str, list[int | None]]()
+        for step in manifest.steps:
+            found.setdefault(step.symmetry, []).append(step.layer)
+        told = ["folded"] * (manifest.fold is not None)
+        told += [f"{name} in {_where(layers)}" for name, layers in sorted(found.items())]
+        meta["scrambles"] = "; ".join(told)
     return rows, meta
 
 
-def _ranges(numbers: list[int]) -> str:
+def _where(layers: list[int | None]) -> str:
+    return "the whole model" if None in layers else f"layers {_ranges(layers)}"
+
+
+def _ranges(layers: Sequence[int | None]) -> str:
     """`0-3,7`"""
     parts: list[list[int]] = []
-    for number in sorted(set(numbers)):
+    for number in sorted({layer for layer in layers if layer is not None}):
         if parts and parts[-1][-1] == number - 1:
             parts[-1].append(number)
         else:

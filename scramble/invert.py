@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scramble.actions import inverse_actions, recorded_actions
+from scramble.actions import inverse, recorded, resolve
 from scramble.checkpoints import open_checkpoint, staging
 from scramble.errors import ManifestError
 from scramble.manifest import read_manifest
@@ -26,11 +26,13 @@ def invert(source: Path, target: Path, *, manifest: Path | None = None, force: b
     """
     checkpoint = open_checkpoint(source)
     done, elements = read_manifest(manifest or source)
-    forward = recorded_actions(done, elements, checkpoint.architecture, checkpoint.tensors)
+    if not done.scrambles:
+        raise ManifestError(f"{manifest or source}: folded, not scrambled; folding is not undone")
+    forward = recorded(done, elements, checkpoint)
     first = done.scrambles[0].tensors
     if all(checkpoint.tensor_hash(name) == record.before for name, record in first.items()):
         raise ManifestError(f"{source}: is in the base's frame already")
-    touched = inverse_actions(forward)
+    touched = resolve(checkpoint, inverse(forward))
     with staging(target, force=force, keep=source) as stage:
         rewrite(checkpoint, stage, touched)
         stage.commit()

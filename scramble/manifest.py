@@ -7,11 +7,11 @@ weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from scramble.axes import Array
 from scramble.checkpoints import Checkpoint
@@ -43,11 +43,11 @@ class ElementRecord(_Record):
 
 
 class Step(_Record):
-    """One symmetry in one layer; its elements act in order."""
+    """One symmetry in one layer, or (`layer` None) in the whole model; its elements act in order."""
 
     symmetry: str
     options: dict[str, Any]
-    layer: Annotated[int, Field(ge=0)]
+    layer: Annotated[int, Field(ge=0)] | None
     seed: int
     group: str
     elements: tuple[ElementRecord, ...]
@@ -69,12 +69,28 @@ class Source(_Record):
     hash: str
     hash_kind: Literal["touched", "full"]
 
+    def is_of(self, checkpoint: Checkpoint, touched: Iterable[str]) -> bool:
+        """Whether a checkpoint is the one that was hashed."""
+        names = list(touched)
+        held = not set(names) - checkpoint.tensors.keys()
+        return held and self.hash == checkpoint.hash(names, full=self.hash_kind == "full")
+
+
+class LayerErrors(_Record):
+    """`||difference|| / ||hidden states||` where they leave a layer, in the base's frame."""
+
+    layer: int
+    algebra: float | None = None
+    storage: float
+    noise: float
+
 
 class Equivalence(_Record):
     """The verdict of `scramble.verify`; `None` where a check did not run.
 
     Errors are `||difference|| / ||logits||`; `weights_off` counts stored weights that are not the transformed
-    ones rounded to nearest.
+    ones rounded to nearest; `kl` is the stored model's mean KL divergence from the base in nats a token;
+    `floor_ratio` is storage error over noise floor.
     """
 
     verdict: Literal["equivalent", "not equivalent"]
@@ -83,8 +99,12 @@ class Equivalence(_Record):
     weights_off: int | None
     storage_error: float
     noise_floor: float
+    floor_ratio: float | None = None
+    kl: float | None = None
+    top1_agreement: float | None = None
     arithmetic: str
     tokens: int
+    layers: tuple[LayerErrors, ...] = ()
 
 
 class Scramble(_Record):
@@ -97,12 +117,28 @@ class Scramble(_Record):
     equivalence: Equivalence | None = None
 
 
+class Fold(_Record):
+    """Norm gains moved into the weights that read them; the folded checkpoint is a base of its own."""
+
+    version: str
+    source: Source
+    tensors: dict[str, TouchedTensor]
+    equivalence: Equivalence | None = None
+
+
 class Manifest(_Record):
     """Everything that was applied, oldest first."""
 
     format: Literal[1] = 1
     family: str
-    scrambles: Annotated[tuple[Scramble, ...], Field(min_length=1)]
+    fold: Fold | None = None
+    scrambles: tuple[Scramble, ...]
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Manifest:
+        if self.fold is None and not self.scrambles:
+            raise ValueError("neither a fold nor a scramble")
+        return self
 
     @property
     def touched(self) -> dict[str, TouchedTensor]:
@@ -118,6 +154,11 @@ def has_manifest(folder: Path) -> bool:
     return (folder / MANIFEST).exists()
 
 
+def is_scrambled(folder: Path) -> bool:
+    """Whether a folder has a manifest with scrambles; a folded base has one without."""
+    return has_manifest(folder) and bool(read_manifest(folder)[0].scrambles)
+
+
 def read_manifest(folder: Path) -> tuple[Manifest, Elements]:
     """The manifest of a scrambled checkpoint and its elements.
 
@@ -129,7 +170,7 @@ def read_manifest(folder: Path) -> tuple[Manifest, Elements]:
 
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-        elements = load_file(folder / ELEMENTS)
+        elements = load_file(folder / ELEMENTS) if manifest.scrambles else {}
     except (FileNotFoundError, NotADirectoryError) as error:
         where = error.filename or folder / ELEMENTS
         raise ManifestError(f"{where}: missing; give the folder of a scrambled checkpoint") from None
@@ -179,6 +220,5 @@ def check_source(manifest: Manifest, base: Checkpoint) -> None:
     first = manifest.scrambles[0]
     if first.tensors.keys() - base.tensors.keys():
         raise ManifestError(f"{base.folder}: not the checkpoint that was scrambled, it lacks tensors")
-    found = base.hash(first.tensors, full=first.source.hash_kind == "full")
-    if found != first.source.hash:
+    if not first.source.is_of(base, first.tensors):
         raise ManifestError(f"{base.folder}: not the checkpoint that was scrambled ({first.source.path})")

@@ -31,12 +31,12 @@ def rewrite(checkpoint: Checkpoint, stage: Staging, touched: Actions) -> dict[st
         name = shard.path.name + PARTIAL
         stage.copy(shard.path, name)
         for tensor in shard.tensors.keys() & touched.keys():
-            layout, elements = touched[tensor]
-            words, entry = checkpoint.words(tensor), shard.tensors[tensor]
-            image, error = rounded(tensor, words, checkpoint.storage(tensor), layout, sizes, elements)
+            action, entry = touched[tensor], shard.tensors[tensor]
+            words, storage = checkpoint.words(action.source), checkpoint.storage(tensor)
+            image, error = rounded(tensor, words, storage, action.layout, sizes, action.elements)
             stage.overwrite(name, entry.start, image.data.cast("B"))
             records[tensor] = TouchedTensor(
-                before=hashlib.sha256(words.data).hexdigest(),
+                before=checkpoint.tensor_hash(tensor),
                 after=hashlib.sha256(image.data).hexdigest(),
                 dtype=entry.dtype,
                 rounding_error=error,

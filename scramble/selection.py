@@ -55,20 +55,10 @@ def symmetry_request(text: str) -> tuple[str, dict[str, str], str | None]:
     return name.strip(), options, options.pop("layers", None)
 
 
-def requests(
-    symmetries: Sequence[str], default_layers: str | None, count: int
-) -> list[tuple[str, dict[str, str], tuple[int, ...]]]:
-    """Every symmetry with its options and its layers; `layers=` in one overrides `--layers` for it.
-
-    Raises:
-        SelectionError: a symmetry without layers.
-    """
-    found = []
-    for text in symmetries:
-        for single in text.split(",") if ":" not in text else [text]:
-            name, options, own = symmetry_request(single)
-            chosen = own or default_layers
-            if chosen is None:
-                raise SelectionError(f"{name}: no layers; use --layers or {name}:layers=...")
-            found.append((name, options, layers(chosen, count)))
-    return found
+def requests(symmetries: Sequence[str]) -> list[tuple[str, dict[str, str], str | None]]:
+    """Every symmetry with its options and its own layers, if it names any."""
+    return [
+        symmetry_request(single)
+        for text in symmetries
+        for single in (text.split(",") if ":" not in text else [text])
+    ]

@@ -6,100 +6,161 @@ nearest, and every weight that no symmetry touched must be the base's, bit for b
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float64, Int64
 
-from scramble.actions import Actions, actions, compose
-from scramble.checkpoints import Checkpoint, open_checkpoint
-from scramble.checkpoints.folder import ROTARY_BUFFER
-from scramble.errors import MismatchError, UndecidedError
-from scramble.manifest import Equivalence, has_manifest, read_manifest
+from scramble.actions import Action, Actions, Stage, inverse, recall, resolve
+from scramble.axes import Array
+from scramble.checkpoints import TIED, Checkpoint, open_checkpoint
+from scramble.errors import MismatchError, SelectionError, UndecidedError
+from scramble.manifest import Equivalence, LayerErrors, has_manifest, read_manifest
+from scramble.symmetries.draws import generator
 from scramble.transform import exact, off, rounded
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel
+    from scramble.forward import Variant
 
-# In a float64 model transformers still computes norms (and eager softmax) in float32, unit roundoff 6e-8;
-# through tens of layers that grows to a few 1e-7. In a float32 model every product is rounded that way.
-ALGEBRA_BOUND = {"float64": 1e-6, "float32": 1e-4}
+# Everything is computed in float64, where errors of 1e-16 grow through the layers but stay far below this
+# bound, while one forgotten weight shows at 1e-3. In a float32 model every product is rounded at 6e-8.
+ALGEBRA_BOUND = {"float64": 1e-9, "float32": 1e-4}
+# Below this, storage error is the arithmetic's (of a float64 checkpoint, or one whose words only moved).
+RESOLUTION = {"float64": 1e-12, "float32": 1e-6}
 # A correct transform rounds each touched weight once, by at most half an ULP: the same size as the noise.
 STORAGE_FACTOR = 2.0
 NOISE_DRAWS = 8
 _NO_PART_IN_THE_FUNCTION = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
-SEQUENCES, LENGTH = 4, 32
+SEQUENCES, LENGTH, MOST_SEQUENCES = 4, 32, 16
 
 
-def verify(base: Path, model: Path) -> Equivalence:
+@dataclass(frozen=True)
+class Claim:
+    """What a checkpoint should hold, before rounding, if it is what it is said to be.
+
+    Attributes:
+        exact: name to float64 values, for every tensor that should differ from the base's.
+        off: how many stored words of a tensor are not as they should be.
+        moved: names whose words were only moved, so that nothing was rounded there.
+        frame: maps hidden states back, where the residual stream itself was changed.
+    """
+
+    exact: Mapping[str, Callable[[], Array]]
+    off: Callable[[str], int]
+    moved: frozenset[str] = frozenset()
+    frame: Callable[[Array], Array] = lambda states: states
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base's weights under the model's names.
+
+    Attributes:
+        alias: names that only the model stores: an output head, to the embedding that the base ties it to.
+    """
+
+    checkpoint: Checkpoint
+    alias: Mapping[str, str] = field(default_factory=dict)
+
+    def words(self, name: str) -> Array:
+        return self.checkpoint.words(self.alias.get(name, name))
+
+    def values(self, name: str) -> Array:
+        return self.checkpoint.storage(self.alias.get(name, name)).decode(self.words(name))
+
+
+def verify(base: Path, model: Path, *, prompts: Path | None = None) -> Equivalence:
     """Compare two checkpoints that should compute the same function.
 
     With a manifest in `model` that starts from `base`, all checks run; otherwise only storage.
 
+    Args:
+        prompts: a text file to run on, cut into sequences by the base's tokenizer; random tokens without.
+
     Raises:
         MismatchError: the folders do not hold the same tensors.
-        UndecidedError: the model does not fit in memory, or its logits are not finite.
+        UndecidedError: a layer does not fit in memory, or the logits are not finite.
+        SelectionError: the prompts cannot be read.
     """
     first, second = open_checkpoint(base), open_checkpoint(model)
-    return certify(first, second, _recorded(first, second))
+    return certify(first, second, _recorded(first, second), prompts=prompts)
 
 
-def _recorded(base: Checkpoint, model: Checkpoint) -> list[Actions] | None:
-    """The actions that lead from `base` to `model`, if the manifest of `model` passes through `base`."""
+def _recorded(base: Checkpoint, model: Checkpoint) -> Claim | None:
+    """What the manifest of `model` claims, if it passes through `base`."""
     if not has_manifest(model.folder):
         return None
     manifest, elements = read_manifest(model.folder)
+    if manifest.fold and not manifest.scrambles and manifest.fold.source.is_of(base, manifest.fold.tensors):
+        from scramble.fold import claim_of_fold
+
+        return claim_of_fold(base, model)
     for place, done in enumerate(manifest.scrambles):
-        if not done.tensors.keys() - base.tensors.keys() and done.source.hash == base.hash(
-            done.tensors, full=done.source.hash_kind == "full"
-        ):
-            later = manifest.scrambles[place:]
-            return [actions(base.architecture, base.tensors, one.steps, elements) for one in later]
+        if done.source.is_of(base, done.tensors):
+            stages = [recall(base.architecture, one.steps, elements) for one in manifest.scrambles[place:]]
+            return claim(base, model, stages)
     return None
 
 
-def certify(base: Checkpoint, model: Checkpoint, stages: Sequence[Actions] | None) -> Equivalence:
-    """Run the checks on random tokens. `stages` are the scrambles between the two, each rounded once."""
-    _same_tensors(base, model)
-    changed = [name for name in base.tensors if not np.array_equal(base.words(name), model.words(name))]
-    logits = _Logits(base)
-    reference = logits()
+def claim(base: Checkpoint, model: Checkpoint, stages: Sequence[Stage]) -> Claim:
+    """What scrambles between the two claim; each stage was rounded once."""
+    whole = [one for stage in stages for one in stage]
+    touched, resolved, sizes = (
+        resolve(base, whole),
+        [resolve(base, stage) for stage in stages],
+        base.architecture.sizes,
+    )
+    back = [element for layer, element in inverse(whole) if layer is None and element.axis == "hidden"]
+
+    def values(name: str, action: Action) -> Array:
+        return exact(base.words(action.source), base.storage(name), action.layout, sizes, action.elements)
+
+    def frame(states: Array) -> Array:
+        for element in back:
+            states = element.act(states, ("batch", "time", "hidden"))
+        return states
+
+    return Claim(
+        {name: partial(values, name, action) for name, action in touched.items()},
+        lambda name: _words_off(base, model, name, resolved),
+        frozenset(name for name, action in touched.items() if action.exact),
+        frame,
+    )
+
+
+def certify(
+    base: Checkpoint, model: Checkpoint, claimed: Claim | None, *, prompts: Path | None = None
+) -> Equivalence:
+    """Run the checks. Without a claim only storage is compared."""
+    from scramble.forward import Forward, relative
+
+    origin = Base(base, _same_tensors(base, model))
+    changed = {name for name in model.tensors if not np.array_equal(origin.words(name), model.words(name))}
+    names = sorted(changed | (claimed.exact.keys() if claimed else set()))
+    kinds, variants = _variants(origin, model, names, claimed)
+    tokens = _tokens(base, prompts)
+    forward = Forward(model, origin.values, variants, tokens)
+    logits = forward.logits()
+    reference = next(logits)
     if not np.isfinite(reference).all():
         raise UndecidedError(f"{base.folder}: the base model's logits are not finite")
+    errors = dict[str, list[float]]()
+    kl, agreement = 0.0, 1.0
+    for kind, found in zip(kinds, logits, strict=True):
+        errors.setdefault(kind, []).append(relative(found, reference))
+        if kind == "storage":
+            kl, agreement = _divergence(reference, found)
 
+    storage, floor = errors["storage"][0], max(errors["noise"])
+    passed = storage <= max(STORAGE_FACTOR * floor, RESOLUTION[forward.arithmetic])
     algebra = weights_off = None
-    touched = compose(stages or ())
-    if stages is not None:
-        sizes = base.architecture.sizes
-        for name, (layout, elements) in touched.items():
-            logits.put(name, exact(base.words(name), base.storage(name), layout, sizes, elements))
-        algebra = _error(logits(), reference)
-        weights_off = sum(_weights_off(base, model, name, stages) for name in {*changed, *touched})
-    names = sorted({*changed, *touched})
-    for name in names:
-        logits.put(name, model.storage(name).decode(model.words(name)))
-    storage = _error(logits(), reference)
-
-    # Permuted tensors are not rounded, so they take no noise, unless there are no others.
-    moved = {name for name, (_, elements) in touched.items() if all(e.exact for e in elements)}
-    noisy = [name for name in names if name not in moved] or names
-    for name in set(names) - set(noisy):
-        logits.put(name, base.storage(name).decode(base.words(name)))
-    rng, floor = np.random.default_rng(0), 0.0
-    for _ in range(NOISE_DRAWS):
-        for name in noisy:
-            values = base.storage(name).decode(base.words(name))
-            # Only where the two differ: noise on every weight would hide a sparse change, as of training.
-            noise = rng.uniform(-0.5, 0.5, values.shape) * (base.words(name) != model.words(name))
-            logits.put(name, values + noise * base.storage(name).ulp(values))
-        floor = max(floor, _error(logits(), reference))
-
-    bound = ALGEBRA_BOUND[logits.arithmetic]
-    passed = storage <= STORAGE_FACTOR * floor
-    if algebra is not None:
+    bound = ALGEBRA_BOUND[forward.arithmetic]
+    if claimed is not None:
+        algebra, weights_off = errors["algebra"][0], sum(map(claimed.off, names))
         passed = passed and algebra <= bound and not weights_off
     return Equivalence(
         verdict="equivalent" if passed else "not equivalent",
@@ -108,126 +169,140 @@ def certify(base: Checkpoint, model: Checkpoint, stages: Sequence[Actions] | Non
         weights_off=weights_off,
         storage_error=storage,
         noise_floor=floor,
-        arithmetic=logits.arithmetic,
-        tokens=SEQUENCES * LENGTH,
+        floor_ratio=storage / floor if floor else None,
+        kl=kl,
+        top1_agreement=agreement,
+        arithmetic=forward.arithmetic,
+        tokens=int(tokens.size),
+        layers=tuple(
+            LayerErrors(
+                layer=layer,
+                **{
+                    kind: max(e for k, e in zip(kinds, row[1:], strict=True) if k == kind)
+                    for kind in dict.fromkeys(kinds)
+                },
+            )
+            for layer, row in enumerate(forward.layer_errors)
+        ),
     )
 
 
-def _same_tensors(base: Checkpoint, model: Checkpoint) -> None:
-    for key in sorted((base.config.keys() | model.config.keys()) - _NO_PART_IN_THE_FUNCTION):
+def _variants(
+    origin: Base, model: Checkpoint, names: Sequence[str], claimed: Claim | None
+) -> tuple[list[str], list[Variant]]:
+    """What runs beside the base: the claim without rounding, the stored weights, and the noise."""
+    from scramble.forward import Variant
+
+    frame = claimed.frame if claimed else Variant().frame
+    kinds, variants = ["storage"], [Variant({name: partial(_stored, model, name) for name in names}, frame)]
+    if claimed is not None:
+        kinds.append("algebra")
+        variants.append(Variant(claimed.exact, frame))
+    # Permuted tensors are not rounded, so they take no noise, unless there are no others.
+    noisy = [name for name in names if not (claimed and name in claimed.moved)] or names
+    for draw in range(NOISE_DRAWS):
+        kinds.append("noise")
+        variants.append(Variant({name: partial(_noisy, origin, model, name, draw) for name in noisy}))
+    return kinds, variants
+
+
+def _stored(model: Checkpoint, name: str) -> Array:
+    return model.storage(name).decode(model.words(name))
+
+
+def _noisy(origin: Base, model: Checkpoint, name: str, draw: int) -> Array:
+    """The base's weights plus half an ULP of uniform noise, only where the two checkpoints differ.
+
+    Noise on every weight would hide a sparse change, as of training.
+    """
+    values = origin.values(name)
+    noise = generator(draw, "noise", None, name).uniform(-0.5, 0.5, values.shape)
+    return values + noise * (origin.words(name) != model.words(name)) * model.storage(name).ulp(values)
+
+
+def _divergence(
+    reference: Float64[np.ndarray, "batch time vocab"], found: Float64[np.ndarray, "batch time vocab"]
+) -> tuple[float, float]:
+    """Mean KL(reference || found) in nats a token, and the share of tokens with the same top prediction."""
+    from scipy.special import log_softmax
+
+    first, second = log_softmax(reference, axis=-1), log_softmax(found, axis=-1)
+    kl = float((np.exp(first) * (first - second)).sum(axis=-1).mean())
+    return max(kl, 0.0), float((reference.argmax(-1) == found.argmax(-1)).mean())
+
+
+def _tokens(base: Checkpoint, prompts: Path | None) -> Int64[np.ndarray, "batch time"]:
+    """Random tokens, or a text file's, cut into sequences of one length."""
+    if prompts is None:
+        vocabulary = base.architecture.sizes["vocab"]
+        return np.random.default_rng(0).integers(0, vocabulary, (SEQUENCES, LENGTH))
+    from transformers import AutoTokenizer
+
+    try:
+        text = prompts.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SelectionError(f"{prompts}: cannot be read as text ({error})") from None
+    try:
+        found = AutoTokenizer.from_pretrained(base.folder)(text)["input_ids"]
+    except Exception as error:  # whatever a tokenizer's files can make transformers raise
+        raise SelectionError(f"{base.folder}: no tokenizer for --prompts ({error})") from None
+    length = min(LENGTH, len(found))
+    if length < 2:
+        raise SelectionError(f"{prompts}: fewer than two tokens")
+    count = min(len(found) // length, MOST_SEQUENCES)
+    return np.array(found[: count * length], dtype=np.int64).reshape(count, length)
+
+
+def _same_tensors(base: Checkpoint, model: Checkpoint) -> dict[str, str]:
+    """Refuse models that are not of one shape. A head that only `model` stores is `base`'s tied embedding.
+
+    Raises:
+        MismatchError: config, names, shapes or dtypes differ.
+    """
+    ignored = set(_NO_PART_IN_THE_FUNCTION)
+    alias = {
+        head: embedding
+        for head, embedding in TIED
+        if head in model.tensors and head not in base.tensors and embedding in base.tensors
+    }
+    if alias:
+        ignored.add("tie_word_embeddings")
+    for key in sorted((base.config.keys() | model.config.keys()) - ignored):
         if base.config.get(key) != model.config.get(key):
             raise MismatchError(f"config.json: '{key}' differs between {base.folder} and {model.folder}")
-    if base.tensors.keys() != model.tensors.keys():
-        name = sorted(base.tensors.keys() ^ model.tensors.keys())[0]
-        raise MismatchError(f"'{name}' is in only one of {base.folder} and {model.folder}")
-    for name, entry in base.tensors.items():
-        other = model.tensors[name]
+    if odd := sorted((base.tensors.keys() | alias.keys()) ^ model.tensors.keys()):
+        raise MismatchError(f"'{odd[0]}' is in only one of {base.folder} and {model.folder}")
+    for name, other in model.tensors.items():
+        entry = base.tensors[alias.get(name, name)]
         if (entry.shape, entry.dtype) != (other.shape, other.dtype):
             raise MismatchError(
                 f"'{name}' is {entry.dtype} {entry.shape} in {base.folder}, "
                 f"{other.dtype} {other.shape} in {model.folder}"
             )
+    return alias
 
 
-def _weights_off(base: Checkpoint, model: Checkpoint, name: str, stages: Sequence[Actions]) -> int:
+def _words_off(base: Checkpoint, model: Checkpoint, name: str, stages: Sequence[Actions]) -> int:
     """Stored weights that are not what the stages make of the base's, with one rounding a stage."""
-    words, storage, sizes = base.words(name), base.storage(name), base.architecture.sizes
-    acting = [stage[name] for stage in stages if name in stage]
-    if not acting:
-        return int(np.count_nonzero(words != model.words(name)))
-    for layout, elements in acting[:-1]:
-        words, _ = rounded(name, words, storage, layout, sizes, elements)
-    layout, elements = acting[-1]
-    return off(model.words(name), storage, exact(words, storage, layout, sizes, elements))
-
-
-def _error(logits: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> float:
-    """`||difference|| / ||logits||` over all tokens and vocabulary; infinite where not finite."""
-    error = float(np.linalg.norm(logits - reference) / np.linalg.norm(reference))
-    return error if np.isfinite(error) else float("inf")
-
-
-class _Logits:
-    """One model in memory whose weights are exchanged; calling it gives logits on fixed random tokens."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        import torch
-
-        self.device, dtype = _placement(checkpoint)
-        self.arithmetic = str(dtype).removeprefix("torch.")
-        self.model = _model(checkpoint, dtype).to(self.device)
-        self.parameters = dict(self.model.named_parameters(remove_duplicate=False))
-        vocabulary = checkpoint.architecture.sizes["vocab"]
-        tokens = np.random.default_rng(0).integers(0, vocabulary, (SEQUENCES, LENGTH))
-        self.tokens = torch.from_numpy(tokens).to(self.device)
-
-    def put(self, name: str, values: np.ndarray[Any, Any]) -> None:
-        """Copy values into a parameter; rotary buffers are the model's own business.
-
-        Raises:
-            UndecidedError: the model has no such parameter, so the check would be blind to it.
-        """
-        import torch
-
-        if name in self.parameters:
-            self.parameters[name].data.copy_(torch.from_numpy(values))
-        elif not name.endswith(ROTARY_BUFFER):
-            raise UndecidedError(f"'{name}' is no parameter of the transformers model")
-
-    def __call__(self) -> np.ndarray[Any, Any]:
-        import torch
-
-        with torch.inference_mode():
-            logits: np.ndarray[Any, Any] = self.model(self.tokens, use_cache=False).logits.cpu().numpy()
-        return logits
-
-
-def _placement(checkpoint: Checkpoint) -> tuple[torch.device, torch.dtype]:
-    """A GPU if the model fits there, else the CPU; float64 if it fits, else float32.
-
-    Raises:
-        UndecidedError: neither holds the model.
-    """
-    import psutil
-    import torch
-
-    weights = sum(math.prod(entry.shape) for entry in checkpoint.tensors.values())
-    room = [(torch.device("cpu"), psutil.virtual_memory().available)]
-    if torch.cuda.is_available():
-        room.insert(0, (torch.device("cuda"), torch.cuda.mem_get_info()[0]))
-    for dtype in (torch.float64, torch.float32):
-        need = int(1.3 * weights * dtype.itemsize)
-        for device, free in room:
-            if need < free:
-                return device, dtype
-    raise UndecidedError(
-        f"{checkpoint.folder}: verification needs {need / 1e9:.1f} GB for {weights / 1e9:.1f} G weights in "
-        f"float32, {room[-1][1] / 1e9:.1f} GB are free; use a larger machine, or --no-verify to skip it"
+    *earlier, last = stages
+    if name not in last:
+        return int(np.count_nonzero(_staged(base, name, stages) != model.words(name)))
+    action, storage = last[name], base.storage(name)
+    words = _staged(base, action.source, earlier)
+    return off(
+        model.words(name),
+        storage,
+        exact(words, storage, action.layout, base.architecture.sizes, action.elements),
     )
 
 
-def _model(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
-    """The transformers model of a checkpoint, in another dtype than the stored one."""
-    import torch
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
-    from transformers.utils import logging
-
-    weights = {
-        name: torch.from_numpy(checkpoint.storage(name).decode(checkpoint.words(name))).to(dtype)
-        for name in checkpoint.tensors
-    }
-    logging.disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(checkpoint.folder)
-        model, loaded = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
-            None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
-        )
-    except Exception as error:  # whatever a config can make transformers raise: no verdict is possible
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise UndecidedError(
-            f"{checkpoint.folder}: transformers cannot build this model: {reason}"
-        ) from error
-    if loaded["missing_keys"]:
-        name = sorted(loaded["missing_keys"])[0]
-        raise UndecidedError(f"{checkpoint.folder}: transformers needs '{name}', which is not there")
-    return model.eval()
+def _staged(base: Checkpoint, name: str, stages: Sequence[Actions]) -> Array:
+    """A tensor's words after the stages, rounded after each."""
+    if not stages:
+        return base.words(name)
+    *earlier, last = stages
+    if name not in last:
+        return _staged(base, name, earlier)
+    action, storage = last[name], base.storage(name)
+    words = _staged(base, action.source, earlier)
+    return rounded(name, words, storage, action.layout, base.architecture.sizes, action.elements)[0]

@@ -13,21 +13,69 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from scramble.families import FAMILIES as TABLES
+from scramble.forward import Float64
 
 FAMILIES = tuple(TABLES)
 # These have no head_dim of their own.
-_DIVIDED = ("olmo", "olmo2", "phi3", "qwen2", "starcoder2")
-# What a config may switch on: biases, a clamp that binds, positions on a part of the channels.
+_DIVIDED = (
+    *("cohere", "falcon", "gpt2", "gpt_neox", "olmo", "olmo2", "opt"),
+    *("phi", "phi3", "qwen2", "qwen2_moe", "stablelm", "starcoder2"),
+)
+# These have as many KV heads as query heads.
+_UNGROUPED = ("deepseek_v3", "gpt2", "gpt_neox", "opt")
+_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 10}
+# What a family's config needs to be small.
+_SMALL: dict[str, dict[str, Any]] = {
+    "deepseek_v3": {
+        **{"n_routed_experts": 6, "num_experts_per_tok": 2, "n_group": 3, "topk_group": 2},
+        **{"first_k_dense_replace": 1, "kv_lora_rank": 16, "q_lora_rank": None, "n_shared_experts": 2},
+        **{"qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 6, "moe_intermediate_size": 10},
+    },
+    "glm": _TOKENS,
+    "glm4": _TOKENS,
+    "gpt_oss": {
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
+    },
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "phi3": _TOKENS,
+    "qwen2_moe": {**_MOE, "shared_expert_intermediate_size": 14, "mlp_only_layers": [1]},
+    "qwen3_moe": {**_MOE, "mlp_only_layers": [1]},
+    "smollm3": _TOKENS,
+}
+# What a config may switch on: biases, a clamp that binds, positions on a part of the channels, norms.
 _SWITCHES: dict[str, dict[str, Any]] = {
+    "cohere": {"attention_bias": True, "use_qk_norm": True},
+    "deepseek_v3": {
+        "attention_bias": True,
+        "q_lora_rank": 12,
+        "rope_interleave": False,
+        "n_group": 1,
+        "topk_group": 1,
+    },
+    "falcon": {"alibi": True, "bias": True, "parallel_attn": False},
     "gemma": {"attention_bias": True},
     "gemma2": {"attention_bias": True},
+    "gemma3_text": {"attention_bias": True},
+    "glm": {"attention_bias": False},
+    "glm4": {"attention_bias": False},
+    "gpt2": {"n_inner": 20},
+    "gpt_neox": {"attention_bias": False, "rotary_pct": 1.0},
+    "gpt_oss": {"attention_bias": False},
     "granite": {"attention_bias": True, "mlp_bias": True},
     "llama": {"attention_bias": True, "mlp_bias": True},
     "olmo": {"attention_bias": True, "clip_qkv": 0.7},
     "olmo2": {"attention_bias": True},
+    "opt": {"enable_bias": False, "do_layer_norm_before": False, "word_embed_proj_dim": 10},
+    "phi": {"qk_layernorm": True},
     "phi3": {"partial_rotary_factor": 0.5},
+    "qwen2_moe": {"qkv_bias": False},
     "qwen3": {"attention_bias": True},
+    "qwen3_moe": {"attention_bias": True},
     "smollm3": {"attention_bias": True, "mlp_bias": True, "no_rope_layers": [1, 0, 1]},
+    "stablelm": {"qk_layernorm": True, "use_qkv_bias": True, "use_parallel_residual": True},
     "starcoder2": {"use_bias": False},
 }
 
@@ -47,7 +95,8 @@ class Tiny:
 
     @property
     def config(self) -> dict[str, Any]:
-        heads = self.kv_heads * self.group
+        group = 1 if self.family in _UNGROUPED else self.group
+        heads = self.kv_heads * group
         hidden = heads * (self.head_dim if self.family in _DIVIDED else 6)
         config: dict[str, Any] = {
             "hidden_size": hidden,
@@ -59,10 +108,17 @@ class Tiny:
             "max_position_embeddings": 64,
             "tie_word_embeddings": self.tied,
         }
-        if self.family not in _DIVIDED:
+        if self.family not in (*_DIVIDED, "deepseek_v3"):
             config["head_dim"] = self.head_dim
-        if self.family in ("phi3", "smollm3"):
-            config |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+        if self.family == "gpt2":
+            config |= {"n_embd": hidden, "n_head": heads, "n_layer": self.layers, "n_positions": 64}
+        if self.family == "opt":
+            config |= {"ffn_dim": 20, "word_embed_proj_dim": hidden}
+        if self.family == "falcon":
+            # The new architecture has any number of KV heads, the old one has one or all of them.
+            config |= {"num_kv_heads": self.kv_heads, "new_decoder_architecture": not self.switched}
+            config |= {"multi_query": self.group > 1}
+        config |= _SMALL.get(self.family, {})
         if self.switched:
             config |= _SWITCHES.get(self.family, {})
         if config.get("no_rope_layers"):
@@ -72,11 +128,14 @@ class Tiny:
     def build(self) -> PreTrainedModel:
         """A float64 model whose parameters are all random."""
         model = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(self.family, **self.config), dtype=torch.float64
+            AutoConfig.for_model(self.family, **self.config),
+            dtype=torch.float64,
+            experts_implementation="eager",
         )
         generator = torch.Generator().manual_seed(self.seed)
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
+            biases = [(name, one) for name, one in model.named_buffers() if "correction_bias" in name]
+            for name, parameter in [*model.named_parameters(), *biases]:
                 noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                 parameter.copy_(1 + 0.3 * noise if "norm" in name else 0.4 * noise)
         return model.eval()
@@ -103,9 +162,11 @@ def tinies(families: tuple[str, ...] = FAMILIES) -> st.SearchStrategy[Tiny]:
 
 def logits(folder: Path) -> torch.Tensor:
     """float64 logits of a checkpoint on fixed tokens, loaded the way a user would."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float64, experts_implementation="eager"
+    ).eval()
     tokens = torch.randint(0, 31, (2, 11), generator=torch.Generator().manual_seed(5))
-    with torch.inference_mode():
+    with torch.inference_mode(), Float64():
         found: torch.Tensor = model(tokens).logits
     return found
 

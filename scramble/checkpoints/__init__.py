@@ -1,8 +1,18 @@
 """Reading and writing Hugging Face checkpoints as streams of bytes."""
 
-from scramble.checkpoints.folder import Checkpoint, open_checkpoint
+from scramble.checkpoints.folder import TIED, Checkpoint, open_checkpoint
 from scramble.checkpoints.source import locate
 from scramble.checkpoints.staging import PARTIAL, Staging, staging
 from scramble.checkpoints.storage import STORAGES, Storage
 
-__all__ = ["PARTIAL", "STORAGES", "Checkpoint", "Staging", "Storage", "locate", "open_checkpoint", "staging"]
+__all__ = [
+    "PARTIAL",
+    "STORAGES",
+    "TIED",
+    "Checkpoint",
+    "Staging",
+    "Storage",
+    "locate",
+    "open_checkpoint",
+    "staging",
+]

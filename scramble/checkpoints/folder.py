@@ -20,7 +20,6 @@ from scramble.families import Architecture, architecture
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-ROTARY_BUFFER = "rotary_emb.inv_freq"
 # Output heads and the embeddings that a config may tie them to.
 TIED = (
     ("lm_head.weight", "model.embed_tokens.weight"),
@@ -51,7 +50,7 @@ class Checkpoint:
         Raises:
             UnknownFamilyError: no such family, or a tensor that does not fit its table.
         """
-        found = architecture(self.config)
+        found = architecture(self.config, self.tensors)
         found.check({name: entry.shape for name, entry in self.tensors.items()})
         return found
 
@@ -74,7 +73,7 @@ class Checkpoint:
         Raises:
             CheckpointError: the config ties the head to the embedding, and another head is stored.
         """
-        names = [name for name in self.tensors if not name.endswith(ROTARY_BUFFER)]
+        names = [name for name in self.tensors if not self.architecture.is_buffer(name)]
         for head, embedding in TIED:
             if self.config.get("tie_word_embeddings") and head in names and embedding in names:
                 if not np.array_equal(self.words(head), self.words(embedding)):
@@ -99,11 +98,11 @@ class Checkpoint:
         return digest.hexdigest()
 
 
-def open_checkpoint(folder: Path, *, shard_suffix: str = "", described_by: Path | None = None) -> Checkpoint:
+def open_checkpoint(folder: Path, *, suffix: str = "", described_by: Path | None = None) -> Checkpoint:
     """Open a folder for reading.
 
     Args:
-        shard_suffix: what stands behind the names of shards (staging folders carry one).
+        suffix: what stands behind the names of shards and config (in staging folders).
         described_by: where `config.json` and the index are, if not in the folder.
 
     Raises:
@@ -111,8 +110,9 @@ def open_checkpoint(folder: Path, *, shard_suffix: str = "", described_by: Path 
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
-    config = _read_json((described_by or folder) / "config.json")
-    paths = [folder / (name + shard_suffix) for name in shard_names(described_by or folder)]
+    config = _read_json(described_by / "config.json" if described_by else folder / f"config.json{suffix}")
+    names = shard_names(described_by) if described_by else shard_names(folder, suffix)
+    paths = [folder / (name + suffix) for name in names]
     checkpoint = Checkpoint(folder, config, tuple(read_shard(path) for path in paths))
     if len(checkpoint.tensors) != sum(len(shard.tensors) for shard in checkpoint.shards):
         raise CheckpointError(f"{folder}: two shards hold a tensor of the same name")
@@ -121,12 +121,13 @@ def open_checkpoint(folder: Path, *, shard_suffix: str = "", described_by: Path 
     return checkpoint
 
 
-def shard_names(folder: Path) -> list[str]:
+def shard_names(folder: Path, suffix: str = "") -> list[str]:
     """File names of the shards, from the index or the single file."""
-    if (folder / INDEX).exists() and (folder / SINGLE).exists():
+    single = (folder / (SINGLE + suffix)).exists()
+    if (folder / INDEX).exists() and single:
         raise CheckpointError(f"{folder}: holds {SINGLE} and {INDEX}; loaders disagree on which counts")
     if not (folder / INDEX).exists():
-        if (folder / SINGLE).exists():
+        if single:
             return [SINGLE]
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
         if pickles:
@@ -145,7 +146,7 @@ def shard_names(folder: Path) -> list[str]:
                 f"{folder / INDEX}: names '{name}', which is not a safetensors file of the folder"
             )
     for name in names:
-        held = read_shard(folder / name).tensors
+        held = read_shard(folder / (name + suffix)).tensors
         if lost := [tensor for tensor, file in weight_map.items() if file == name and tensor not in held]:
             raise CheckpointError(f"{folder / name}: the index puts '{lost[0]}' here, but the shard lacks it")
     return names

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from scramble.errors import UnknownFamilyError
 from scramble.families.family import Config, Constraint, Table
@@ -45,15 +45,33 @@ FULL_WIDTH_QK_NORM: Table = {
     "self_attn.k_norm.weight": "(kv_head |qk|)",
 }
 POST_NORMS: Table = {
-    "post_attention_layernorm.weight": "hidden",
-    "post_feedforward_layernorm.weight": "hidden",
+    "post_attention_layernorm.weight": "|hidden|",
+    "post_feedforward_layernorm.weight": "|hidden|",
 }
-PRE_NORMS: Table = {"input_layernorm.weight": "hidden", "post_attention_layernorm.weight": "hidden"}
-# Older conversions store the rotary frequencies, one for each plane of the `qk` axis; they never move.
+PRE_NORMS: Table = {"input_layernorm.weight": "|hidden|", "post_attention_layernorm.weight": "|hidden|"}
+# Older conversions store the rotary frequencies, one a plane of the `qk` axis: not weights.
 ROTARY_BUFFER: Table = {"self_attn.rotary_emb.inv_freq": "plane"}
+BUFFERS = frozenset({"self_attn.rotary_emb.inv_freq"})
+# Which linear maps read each norm; those that a layer does not have are passed over.
+FOLDS = {
+    "input_layernorm.weight": tuple(f"self_attn.{name}_proj.weight" for name in ("q", "k", "v", "qkv")),
+    "post_attention_layernorm.weight": (
+        *(f"mlp.{name}_proj.weight" for name in ("gate", "up", "gate_up")),
+        *(f"mlp.experts.{{expert}}.{name}_proj.weight" for name in ("gate", "up")),
+        *(f"mlp.shared_expert.{name}_proj.weight" for name in ("gate", "up")),
+        *(f"mlp.shared_experts.{name}_proj.weight" for name in ("gate", "up")),
+        "mlp.gate.weight",
+        "mlp.shared_expert_gate.weight",
+    ),
+    "model.norm.weight": ("lm_head.weight",),
+}
+QK_GAIN = (Constraint("gain", "qk", "q_norm and k_norm scale each qk channel"),)
+QK_LAYER_NORM = (Constraint("layer_norm", "qk", "q and k pass a LayerNorm"),)
+LAYER_NORM = (Constraint("layer_norm", "hidden", "the norms are LayerNorms"),)
+POST_NORM = (Constraint("post_norm", "hidden", "norms follow the blocks"),)
 OUTSIDE: Table = {
     "model.embed_tokens.weight": "vocab hidden",
-    "model.norm.weight": "hidden",
+    "model.norm.weight": "|hidden|",
     "lm_head.weight": "vocab hidden",
 }
 
@@ -85,11 +103,23 @@ def sizes(config: Config, *, kv_heads: int | None = None, head_dim: int | None =
     }
 
 
-def rope(config: Config, layer: int) -> tuple[Constraint, ...]:
-    return (Constraint("rope", "qk", "rotary positions act on pairs of qk channels", layout="half"),)
+def rope(
+    config: Config,
+    layer: int,
+    *,
+    axis: str = "qk",
+    layout: Literal["half", "interleaved"] = "half",
+    part: float = 1.0,
+) -> tuple[Constraint, ...]:
+    """Rotary positions. The config may say on what part of the channels; `part` is the family's default."""
+    parameters = config.get("rope_parameters") or {}
+    part = parameters.get("partial_rotary_factor") or config.get("partial_rotary_factor") or part
+    channels = int(sizes(config)["qk"] * part)
+    channels += channels % 2  # an odd number is rounded up: frequencies belong to pairs
+    note = f"rotary positions act on pairs of {axis} channels"
+    return (Constraint("rope", axis, note, layout=layout, channels=channels),)
 
 
 def optional(config: Config, *, tied: bool = False) -> frozenset[str]:
     """What a checkpoint may lack; `tied` is the family's own default for a config that does not say."""
-    head = {"lm_head.weight"} if config.get("tie_word_embeddings", tied) else set()
-    return frozenset({"self_attn.rotary_emb.inv_freq"} | head)
+    return frozenset({"lm_head.weight"} if config.get("tie_word_embeddings", tied) else ())

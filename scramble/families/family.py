@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
-from scramble.axes import Layout, parse
+from scramble.axes import Slot, parse
 from scramble.errors import UnknownFamilyError
 
 Config = Mapping[str, Any]
 Table = Mapping[str, str]
 
 
-Kind = Literal["gain", "rope", "gate", "clamp", "alibi", "layer_norm"]
+Kind = Literal["gain", "rope", "gate", "clamp", "alibi", "layer_norm", "post_norm", "routing"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Constraint:
         note: names the place.
         layout: of rotary positions: `half` pairs channel i with i + n/2, `interleaved` with its neighbour.
         channels: how many channels of the axis are rotary, from the first; all of them if None.
+        groups: into how many equal, consecutive groups routing divides the axis.
     """
 
     kind: Kind
@@ -31,6 +33,7 @@ class Constraint:
     note: str
     layout: Literal["half", "interleaved"] | None = None
     channels: int | None = None
+    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,16 @@ class Family:
     Attributes:
         name: the config's `model_type`.
         sizes: config to the length of every named axis.
-        table: (config, layer) to `{name within the layer: layout}`.
+        table: (config, layer) to `{name within the layer: layout}`; axes in a name stand in braces.
         outside: config to `{full name: layout}` for tensors outside the layers.
         optional: config to the names, of either table, that a checkpoint may lack.
+        buffers: names within a layer that hold no weights: a checkpoint may lack them, nothing moves them.
         constraints: (config, layer) to what sits on the axes there.
+        folds: config to `{norm: names of the linear maps that read it}`, in the layers and outside;
+            what `scramble.fold` needs. Norms of gain `1 + weight` are named in `offset`.
         layer: the prefix of a layer's tensors.
+        base: a prefix that hub checkpoints may leave out everywhere.
+        depth: the config's key for the number of layers.
     """
 
     name: str
@@ -52,23 +60,37 @@ class Family:
     table: Callable[[Config, int], Table]
     outside: Callable[[Config], Table]
     optional: Callable[[Config], frozenset[str]] = lambda config: frozenset()
+    buffers: frozenset[str] = frozenset()
     constraints: Callable[[Config, int], tuple[Constraint, ...]] = lambda config, layer: ()
+    folds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    offset: bool = False
     layer: str = "model.layers.{layer}."
+    base: str = ""
+    depth: str = "num_hidden_layers"
+
+
+# What stands behind a weight's name where it is stored in a quantised format, in parts or beside scales.
+_QUANTISED = ("_scale_inv", "_blocks", "_scales", "_scale")
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A family with one model's config: sizes are numbers, layers are counted, tables are read."""
+    """A family with one model's config: sizes are numbers, layers are counted, tables are read.
+
+    Attributes:
+        bare: the checkpoint leaves the family's `base` prefix out.
+    """
 
     family: Family
     config: Config
+    bare: bool = False
     sizes: Mapping[str, int] = field(init=False)
     layers: int = field(init=False)
 
     def __post_init__(self) -> None:
         try:
             sizes = dict(self.family.sizes(self.config))
-            layers = self.config["num_hidden_layers"]
+            layers = self.config[self.family.depth]
         except KeyError as key:
             raise UnknownFamilyError(f"{self.family.name}: config.json has no {key}") from None
         except TypeError:
@@ -82,20 +104,41 @@ class Architecture:
         object.__setattr__(self, "sizes", sizes)
         object.__setattr__(self, "layers", layers)
 
-    def constraints(self, layer: int) -> tuple[Constraint, ...]:
-        return self.family.constraints(self.config, layer)
+    def constraints(self, layer: int | None) -> tuple[Constraint, ...]:
+        """What sits on the axes of a layer, or of the whole model."""
+        if layer is not None:
+            return self.family.constraints(self.config, layer)
+        every = [one for number in range(self.layers) for one in self.constraints(number)]
+        return tuple(dict.fromkeys(every))
 
-    def layer_layouts(self, layer: int) -> dict[str, Layout]:
-        """Full tensor name to layout, for one layer."""
-        prefix = self.family.layer.format(layer=layer)
-        return {prefix + name: parse(text) for name, text in self.family.table(self.config, layer).items()}
+    def slots(self, layer: int | None = None) -> dict[str, Slot]:
+        """Tensor name to slot, for one layer or the whole model."""
+        if layer is None:
+            return self._all
+        prefix = self.family.layer.replace("{layer}", str(layer))
+        return self._expand(prefix, self.family.table(self.config, layer), layer)
 
-    def layouts(self) -> dict[str, Layout]:
-        """Full tensor name to layout, for the whole model."""
-        found = {name: parse(text) for name, text in self.family.outside(self.config).items()}
+    @cached_property
+    def _all(self) -> dict[str, Slot]:
+        found = self._expand("", self.family.outside(self.config), None)
         for layer in range(self.layers):
-            found |= self.layer_layouts(layer)
+            found |= self.slots(layer)
         return found
+
+    def _expand(self, prefix: str, table: Table, layer: int | None) -> dict[str, Slot]:
+        found = {}
+        for local, text in table.items():
+            pattern = prefix + local
+            if self.bare:
+                pattern = pattern.removeprefix(self.family.base)
+            for slot in Slot(pattern, parse(text), layer, local).expand(self.sizes):
+                found[slot.name(self.sizes)] = slot
+        return found
+
+    def is_buffer(self, name: str) -> bool:
+        """Whether a tensor holds constants of the architecture, not weights."""
+        slot = self.slots().get(name)
+        return slot is not None and slot.local in self.family.buffers
 
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Compare the table with what a checkpoint holds.
@@ -103,26 +146,31 @@ class Architecture:
         Raises:
             UnknownFamilyError: a tensor is missing, is not in the table, or has another shape.
         """
-        layouts, optional = self.layouts(), self.family.optional(self.config)
-        for name, layout in layouts.items():
+        slots, optional = self.slots(), self.family.optional(self.config) | self.family.buffers
+        quantised = self.quantised(shapes)
+        for name, slot in slots.items():
             if name not in shapes:
-                if not name.endswith(tuple(optional)):
+                if slot.local not in optional and name not in quantised:
                     raise UnknownFamilyError(
                         f"{self.family.name}: '{name}' is in the family's table but not in the checkpoint"
                     )
-            elif shapes[name] != (want := layout.shape(self.sizes)):
+            elif shapes[name] != (want := slot.layout.shape(self.sizes)):
                 raise UnknownFamilyError(
                     f"{self.family.name}: '{name}' has shape {shapes[name]}; "
-                    f"the config and '{layout.text}' make it {want}"
+                    f"the config and '{slot.layout.text}' make it {want}"
                 )
-        if unknown := sorted(shapes.keys() - layouts.keys()):
+        parts = {part for found in quantised.values() for part in found}
+        if unknown := sorted(shapes.keys() - slots.keys() - parts):
             raise UnknownFamilyError(
                 f"{self.family.name}: the checkpoint holds {len(unknown)} tensor(s) that the family's table "
                 f"does not know, the first is '{unknown[0]}'"
             )
 
-    def carriers(self, layer: int, axis: str) -> Iterator[tuple[str, Layout]]:
-        """The tensors of a layer that carry an axis."""
-        for name, layout in self.layer_layouts(layer).items():
-            if axis in layout.axes:
-                yield name, layout
+    def quantised(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """Weights stored in a quantised format: name in the table to the tensors that belong to it."""
+        slots, found = self.slots(), dict[str, list[str]]()
+        for name in names:
+            for suffix in _QUANTISED:
+                if name.endswith(suffix) and (stem := name.removesuffix(suffix)) in slots:
+                    found.setdefault(stem, []).append(name)
+        return found

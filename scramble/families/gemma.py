@@ -1,13 +1,13 @@
-"""Gemma 1 and 2: Llama's layout with a head_dim of their own; Gemma 2 adds norms after each block."""
+"""Gemma 1, 2 and 3 (text): gains of `1 + weight`; 2 adds norms after each block, 3 on q and k."""
 
 from functools import partial
 
 from scramble.families import decoder
-from scramble.families.family import Config, Family, Table
+from scramble.families.family import Config, Constraint, Family, Table
 
 _FEEDFORWARD_NORMS: Table = {
-    "pre_feedforward_layernorm.weight": "hidden",
-    "post_feedforward_layernorm.weight": "hidden",
+    "pre_feedforward_layernorm.weight": "|hidden|",
+    "post_feedforward_layernorm.weight": "|hidden|",
 }
 
 
@@ -22,13 +22,28 @@ def _table2(config: Config, layer: int) -> Table:
     return {**_table(config, layer), **_FEEDFORWARD_NORMS}
 
 
+def _table3(config: Config, layer: int) -> Table:
+    return {**_table2(config, layer), **decoder.QK_NORM}
+
+
+def _constraints2(config: Config, layer: int) -> tuple[Constraint, ...]:
+    return (*decoder.rope(config, layer), *decoder.POST_NORM)
+
+
+def _constraints3(config: Config, layer: int) -> tuple[Constraint, ...]:
+    return (*_constraints2(config, layer), *decoder.QK_GAIN)
+
+
 GEMMA = Family(
     name="gemma",
     sizes=partial(decoder.sizes, kv_heads=16, head_dim=256),
     table=_table,
     outside=decoder.outside,
     optional=partial(decoder.optional, tied=True),
+    buffers=decoder.BUFFERS,
     constraints=decoder.rope,
+    folds=decoder.FOLDS,
+    offset=True,
 )
 GEMMA2 = Family(
     name="gemma2",
@@ -36,5 +51,15 @@ GEMMA2 = Family(
     table=_table2,
     outside=decoder.outside,
     optional=partial(decoder.optional, tied=True),
-    constraints=decoder.rope,
+    buffers=decoder.BUFFERS,
+    constraints=_constraints2,
+)
+GEMMA3 = Family(
+    name="gemma3_text",
+    sizes=partial(decoder.sizes, kv_heads=4, head_dim=256),
+    table=_table3,
+    outside=decoder.outside,
+    optional=partial(decoder.optional, tied=True),
+    buffers=decoder.BUFFERS,
+    constraints=_constraints3,
 )

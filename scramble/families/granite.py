@@ -10,5 +10,7 @@ GRANITE = Family(
     table=LLAMA.table,
     outside=decoder.outside,
     optional=decoder.optional,
+    buffers=decoder.BUFFERS,
     constraints=decoder.rope,
+    folds=decoder.FOLDS,
 )

@@ -19,5 +19,7 @@ LLAMA = Family(
     table=_table,
     outside=decoder.outside,
     optional=decoder.optional,
+    buffers=decoder.BUFFERS,
     constraints=decoder.rope,
+    folds=decoder.FOLDS,
 )

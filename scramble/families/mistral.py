@@ -16,5 +16,7 @@ MISTRAL = Family(
     table=_table,
     outside=decoder.outside,
     optional=decoder.optional,
+    buffers=decoder.BUFFERS,
     constraints=decoder.rope,
+    folds=decoder.FOLDS,
 )

@@ -16,7 +16,7 @@ def _outside(config: Config) -> Table:
 
 
 def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
-    rope = decoder.rope(config, layer)
+    rope = (*decoder.rope(config, layer), *decoder.LAYER_NORM)
     if config.get("clip_qkv") is None:
         return rope
     clamps = tuple(Constraint("clamp", axis, "clip_qkv clamps q, k and v") for axis in ("qk", "v"))
@@ -28,7 +28,7 @@ def _table2(config: Config, layer: int) -> Table:
 
 
 def _constraints2(config: Config, layer: int) -> tuple[Constraint, ...]:
-    return (*decoder.rope(config, layer), Constraint("gain", "qk", "q_norm and k_norm scale each qk channel"))
+    return (*decoder.rope(config, layer), *decoder.QK_GAIN, *decoder.POST_NORM)
 
 
 OLMO = Family(

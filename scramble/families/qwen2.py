@@ -17,4 +17,5 @@ QWEN2 = Family(
     outside=decoder.outside,
     optional=decoder.optional,
     constraints=decoder.rope,
+    folds=decoder.FOLDS,
 )

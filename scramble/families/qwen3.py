@@ -14,7 +14,7 @@ def _table(config: Config, layer: int) -> Table:
 
 
 def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
-    return (*decoder.rope(config, layer), Constraint("gain", "qk", "q_norm and k_norm scale each qk channel"))
+    return (*decoder.rope(config, layer), *decoder.QK_GAIN)
 
 
 QWEN3 = Family(
@@ -24,4 +24,5 @@ QWEN3 = Family(
     outside=decoder.outside,
     optional=decoder.optional,
     constraints=_constraints,
+    folds=decoder.FOLDS,
 )

@@ -21,5 +21,7 @@ SMOLLM3 = Family(
     table=LLAMA.table,
     outside=decoder.outside,
     optional=partial(decoder.optional, tied=True),
+    buffers=decoder.BUFFERS,
     constraints=_constraints,
+    folds=decoder.FOLDS,
 )

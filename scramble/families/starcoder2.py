@@ -3,7 +3,7 @@
 from functools import partial
 
 from scramble.families import decoder
-from scramble.families.family import Config, Family, Table
+from scramble.families.family import Config, Constraint, Family, Table
 
 _NORM_BIAS: Table = {"input_layernorm.bias": "hidden", "post_attention_layernorm.bias": "hidden"}
 
@@ -19,11 +19,15 @@ def _outside(config: Config) -> Table:
     return {**decoder.OUTSIDE, "model.norm.bias": "hidden"}
 
 
+def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
+    return (*decoder.rope(config, layer), *decoder.LAYER_NORM)
+
+
 STARCODER2 = Family(
     name="starcoder2",
     sizes=partial(decoder.sizes, kv_heads=2),
     table=_table,
     outside=_outside,
     optional=partial(decoder.optional, tied=True),
-    constraints=decoder.rope,
+    constraints=_constraints,
 )

@@ -13,11 +13,12 @@ from scramble.symmetries.elements import (
     Rotation,
     SignedPermutation,
     act,
-    is_signs,
 )
+from scramble.symmetries.expert_permutation import ExpertPermutation
 from scramble.symmetries.head_permutation import HeadPermutation
 from scramble.symmetries.neuron_permutation import NeuronPermutation
 from scramble.symmetries.qk_rotation import QkRotation
+from scramble.symmetries.residual import ResidualPermutation, ResidualRotation
 from scramble.symmetries.symmetry import Symmetry
 from scramble.symmetries.vo_rotation import VoRotation
 
@@ -31,12 +32,20 @@ __all__ = [
     "SignedPermutation",
     "Symmetry",
     "act",
-    "is_signs",
     "symmetry",
 ]
 
 SYMMETRIES: dict[str, type[Symmetry]] = {
-    kind.name: kind for kind in (VoRotation, HeadPermutation, QkRotation, NeuronPermutation)
+    kind.name: kind
+    for kind in (
+        VoRotation,
+        HeadPermutation,
+        QkRotation,
+        NeuronPermutation,
+        ExpertPermutation,
+        ResidualPermutation,
+        ResidualRotation,
+    )
 }
 
 

@@ -3,10 +3,20 @@
 import hashlib
 
 import numpy as np
+from jaxtyping import Int64
 
 
-def generator(seed: int, symmetry: str, layer: int, *index: int | str) -> np.random.Generator:
+def generator(seed: int, symmetry: str, layer: int | None, *index: int | str) -> np.random.Generator:
     """A counter-based generator (Philox) whose key is the digest of its arguments."""
-    text = "/".join(map(str, (seed, symmetry, layer, *index)))
+    where = "model" if layer is None else layer
+    text = "/".join(map(str, (seed, symmetry, where, *index)))
     key = np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key))
+
+
+def permutation(n: int, rng: np.random.Generator) -> Int64[np.ndarray, " n"]:
+    """A uniform draw from the permutations of n > 1 things other than the identity."""
+    while True:
+        drawn = rng.permutation(n).astype(np.int64)
+        if (drawn != np.arange(n)).any():
+            return drawn

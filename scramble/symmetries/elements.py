@@ -7,7 +7,7 @@ axes (`scramble.axes`), so one action serves every tensor that carries the axis.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
@@ -40,6 +40,14 @@ class Element(Protocol):
         """The image of a view whose dimensions are `names`; same shape."""
         ...
 
+    def act_on_gain(self, view: Array, names: tuple[str, ...]) -> Array:
+        """The image of factors, one a channel of the axis: they follow their channels, without signs."""
+        ...
+
+    def at(self, position: Mapping[str, int]) -> Element:
+        """The element at one index of those axes of `over` that `position` names."""
+        ...
+
     def fault(self) -> str | None:
         """Why the data are not an element of the group, or None."""
         ...
@@ -64,6 +72,12 @@ class Rotation:
         rows = moved.reshape(*moved.shape[:stack], -1, moved.shape[-1])
         turned = (rows @ self.data.swapaxes(-1, -2)).reshape(moved.shape)
         return _back(turned, names, self.over, self.axis)
+
+    def act_on_gain(self, view: Array, names: tuple[str, ...]) -> Array:
+        return view  # equal factors only; `scramble.actions` refuses others
+
+    def at(self, position: Mapping[str, int]) -> Rotation:
+        return Rotation(self.axis, *_at(self, position))
 
     def fault(self) -> str | None:
         if self.data.dtype != np.float64 or self.data.ndim < 2 or self.data.shape[-1] != self.data.shape[-2]:
@@ -94,6 +108,16 @@ class Permutation:
                 chosen[names.index(axis)] = slice(index, index + 1)
             image[tuple(chosen)] = np.take(view[tuple(chosen)], self.data[position], axis=at)
         return image
+
+    def act_on_gain(self, view: Array, names: tuple[str, ...]) -> Array:
+        if not set(self.over) - set(names):
+            return self.act(view, names)
+        if (self.data != np.arange(self.data.shape[-1])).any():
+            raise ValueError(f"factors of {self.axis} are shared over {self.over} and cannot move")
+        return view
+
+    def at(self, position: Mapping[str, int]) -> Permutation:
+        return Permutation(self.axis, *_at(self, position))
 
     def fault(self) -> str | None:
         if self.data.dtype != np.int64 or self.data.ndim < 1:
@@ -133,6 +157,12 @@ class SignedPermutation:
             return moved ^ (negative.astype(moved.dtype) << (8 * moved.dtype.itemsize - 1))
         return np.where(negative, -moved, moved)
 
+    def act_on_gain(self, view: Array, names: tuple[str, ...]) -> Array:
+        return Permutation(self.axis, self.over, np.abs(self.data) - 1).act_on_gain(view, names)
+
+    def at(self, position: Mapping[str, int]) -> SignedPermutation:
+        return SignedPermutation(self.axis, *_at(self, position))
+
     def fault(self) -> str | None:
         if self.data.dtype != np.int64 or self.data.ndim < 1 or (self.data == 0).any():
             return f"not signed 1-based int64 indices but {self.data.dtype} {self.data.shape}"
@@ -144,10 +174,9 @@ KINDS: dict[str, type[Rotation] | type[Permutation] | type[SignedPermutation]] =
 }
 
 
-def is_signs(element: Element) -> bool:
-    """Whether an element moves nothing and only changes signs."""
-    signed = isinstance(element, SignedPermutation)
-    return signed and bool((np.abs(element.data) == np.arange(1, element.data.shape[-1] + 1)).all())
+def _at(element: Element, position: Mapping[str, int]) -> tuple[tuple[str, ...], Array]:
+    index = tuple(position.get(axis, slice(None)) for axis in element.over)
+    return tuple(axis for axis in element.over if axis not in position), element.data[index]
 
 
 def _order(names: tuple[str, ...], over: tuple[str, ...], axis: str) -> list[int]:
@@ -173,9 +202,18 @@ def act(array: Array, layout: Layout, sizes: Sizes, elements: Sequence[Element])
     image = np.array(array, order="C")
     for element in elements:
         for names, view in layout.views(image, sizes):
+            gain = f"|{element.axis}|"
+            if gain in names:
+                plain = tuple(element.axis if name == gain else name for name in names)
+                view[...] = element.act_on_gain(view, plain)
             if element.axis not in names:
                 continue
             if missing := set(element.over) - set(names):
                 raise ValueError(f"'{layout.text}' carries {element.axis} without {sorted(missing)}")
-            view[...] = element.act(view, names)
+            for place in (at for at, name in enumerate(names) if name == element.axis):
+                # A tensor may carry the axis twice, as a map of the stream to itself does.
+                apart = tuple(
+                    name if name != element.axis or at == place else "" for at, name in enumerate(names)
+                )
+                view[...] = element.act(view, apart)
     return image

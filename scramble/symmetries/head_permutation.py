@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Int64
 
 from scramble.families import Architecture
-from scramble.symmetries.draws import generator
+from scramble.symmetries.draws import generator, permutation
 from scramble.symmetries.elements import Element, Permutation
 from scramble.symmetries.symmetry import Symmetry
 
@@ -33,18 +32,18 @@ class HeadPermutation(Symmetry):
         "alibi": "each head's slope is a constant of the architecture and cannot move"
     }
 
-    def group(self, architecture: Architecture, layer: int) -> str:
+    def group(self, architecture: Architecture, layer: int | None) -> str:
         sizes = architecture.sizes
         factors = [f"S({sizes['group']})^{sizes['kv_head']}"] * self.groups
         return " x ".join(factors + [f"S({sizes['kv_head']})"] * self.kv_heads) + ", none the identity"
 
-    def trivial(self, architecture: Architecture, layer: int) -> str | None:
+    def trivial(self, architecture: Architecture, layer: int | None) -> str | None:
         sizes = architecture.sizes
         if (self.kv_heads and sizes["kv_head"] > 1) or (self.groups and sizes["group"] > 1):
             return None
         return f"nothing to permute: {sizes['kv_head']} KV head(s) with {sizes['group']} query head(s) each"
 
-    def draw(self, architecture: Architecture, seed: int, layer: int) -> tuple[Element, ...]:
+    def draw(self, architecture: Architecture, seed: int, layer: int | None) -> tuple[Element, ...]:
         sizes = architecture.sizes
         elements: list[Element] = []
         if self.groups and sizes["group"] > 1:
@@ -57,11 +56,3 @@ class HeadPermutation(Symmetry):
             rng = generator(seed, self.name, layer, "kv_head")
             elements.append(Permutation("kv_head", (), permutation(sizes["kv_head"], rng)))
         return tuple(elements)
-
-
-def permutation(n: int, rng: np.random.Generator) -> Int64[np.ndarray, " n"]:
-    """A uniform draw from the permutations of n > 1 things other than the identity."""
-    while True:
-        drawn = rng.permutation(n).astype(np.int64)
-        if (drawn != np.arange(n)).any():
-            return drawn

@@ -27,6 +27,15 @@ def hadamard(n: int, rng: np.random.Generator) -> Matrix:
     return matrix
 
 
+def no_hadamard(n: int) -> str | None:
+    """Why there is no such matrix of this size, or None."""
+    return (
+        f"a Hadamard matrix of Sylvester's needs a power of two, there are {n} channels"
+        if n & (n - 1)
+        else None
+    )
+
+
 def power(matrix: Matrix, strength: float) -> Matrix:
     """The point `strength` along the one-parameter group from the identity (0) to a rotation (1).
 

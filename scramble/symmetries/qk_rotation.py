@@ -7,7 +7,7 @@ channel to channel and leave only the changes of sign that each pair shares.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -20,40 +20,61 @@ from scramble.symmetries.symmetry import Symmetry
 
 
 class QkRotation(Symmetry):
-    """One element for each KV head: an angle a rotary pair, a Haar matrix on the other channels; or signs."""
+    """One element for each KV head: an angle a rotary pair, a Haar matrix on the other channels; or signs.
+
+    Multi-head latent attention has two such axes: `qk` without positions, one element a head, and
+    `qk_rope`, whose keys all heads share, so that one element serves them all.
+    """
 
     name: ClassVar[str] = "qk-rotation"
-    axes: ClassVar[tuple[str, ...]] = ("qk",)
+    axes: ClassVar[tuple[str, ...]] = ("qk", "qk_rope")
     forbidding: ClassVar[Mapping[str, str]] = {
         "layer_norm": "subtracting the mean over channels commutes with no rotation of them",
         "clamp": "an elementwise clamp does not commute with a rotation",
     }
 
-    def group(self, architecture: Architecture, layer: int) -> str:
-        first, _, free = self._channels(architecture, layer)
-        heads = architecture.sizes["kv_head"]
-        if self._gains(architecture, layer):
-            return f"Z2^{(len(first) + len(free)) * heads}"
-        parts = [f"SO(2)^{len(first)}"] * (len(first) > 0) + [f"O({len(free)})"] * (len(free) > 0)
-        return f"({' x '.join(parts)})^{heads}"
+    def group(self, architecture: Architecture, layer: int | None) -> str:
+        factors = []
+        for axis in self.carried(architecture, layer):
+            first, _, free = self._channels(architecture, layer, axis)
+            parts = [f"SO(2)^{len(first)}"] * (len(first) > 0) + [f"O({len(free)})"] * (len(free) > 0)
+            heads = len(self._keys(architecture, layer, axis))
+            if self._gains(architecture, layer, axis):
+                factors.append(f"Z2^{(len(first) + len(free)) * heads}")
+            else:
+                factors.append(f"({' x '.join(parts)})^{heads}")
+        return " x ".join(factors)
 
-    def draw(self, architecture: Architecture, seed: int, layer: int) -> tuple[Element, ...]:
-        channels = self._channels(architecture, layer)
-        rngs = [generator(seed, self.name, layer, head) for head in range(architecture.sizes["kv_head"])]
-        if self._gains(architecture, layer):
-            signs = np.stack([_signs(*channels, rng) for rng in rngs])
-            return (SignedPermutation("qk", ("kv_head",), signs),)
-        return (Rotation("qk", ("kv_head",), np.stack([_turn(*channels, rng) for rng in rngs])),)
+    def draw(self, architecture: Architecture, seed: int, layer: int | None) -> tuple[Element, ...]:
+        elements: list[Element] = []
+        for axis in self.carried(architecture, layer):
+            channels, keys = self._channels(architecture, layer, axis), self._keys(architecture, layer, axis)
+            signs = self._gains(architecture, layer, axis)
+            kind, draw = (SignedPermutation, _signs) if signs else (Rotation, _turn)
+            drawn = [draw(*channels, generator(seed, self.name, layer, key)) for key in keys]
+            shared = keys == [axis]
+            elements.append(
+                kind(axis, () if shared else ("kv_head",), drawn[0] if shared else np.stack(drawn))
+            )
+        return tuple(elements)
 
-    def _gains(self, architecture: Architecture, layer: int) -> bool:
-        return any(one.kind == "gain" for one in self.constraints(architecture, layer))
+    def _keys(self, architecture: Architecture, layer: int | None, axis: str) -> Sequence[int | str]:
+        """What the draws are keyed by: every KV head, or the axis where some tensor shares it over heads."""
+        carriers = [slot for slot in architecture.slots(layer).values() if axis in slot.layout.axes]
+        apart = all(slot.carries("kv_head") for slot in carriers)
+        return range(architecture.sizes["kv_head"]) if apart else [axis]
 
-    def _channels(self, architecture: Architecture, layer: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _gains(self, architecture: Architecture, layer: int | None, axis: str) -> bool:
+        return any(one.kind == "gain" and one.axis == axis for one in self.constraints(architecture, layer))
+
+    def _channels(
+        self, architecture: Architecture, layer: int | None, axis: str
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """First and second channels of the rotary pairs, and the channels without positions."""
-        size = architecture.sizes["qk"]
+        size = architecture.sizes[axis]
         for one in self.constraints(architecture, layer):
-            if one.kind == "rope":
-                rotary = np.arange(one.channels or size)
+            if one.kind == "rope" and one.axis == axis:
+                rotary = np.arange(size if one.channels is None else one.channels)
                 pairs = rotary.reshape(2, -1) if one.layout == "half" else rotary.reshape(-1, 2).T
                 return pairs[0], pairs[1], np.arange(len(rotary), size)
         return np.arange(0), np.arange(0), np.arange(size)

@@ -19,31 +19,40 @@ class Symmetry(BaseModel, ABC):
 
     name: ClassVar[str]
     axes: ClassVar[tuple[str, ...]]
+    """Where it may act; a layer must carry at least one of them."""
+    whole: ClassVar[bool] = False
+    """Whether it acts on the whole model at once, not in a layer."""
+    equal_gains: ClassVar[str | None] = None
+    """An axis whose gains must be equal over channels, as they are on a folded base."""
     forbidding: ClassVar[Mapping[str, str]] = {}
     """Constraint kind to the reason why it forbids this group on its axes."""
 
-    def forbidden(self, architecture: Architecture, layer: int) -> str | None:
-        """Why this layer does not have the symmetry, or None if it has."""
-        carried = set().union(*(layout.axes for layout in architecture.layer_layouts(layer).values()))
-        if missing := set(self.axes) - carried:
-            return f"the layer has no axis {', '.join(sorted(missing))}"
+    def forbidden(self, architecture: Architecture, layer: int | None) -> str | None:
+        """Why this layer (None: the model) does not have the symmetry, or None if it has."""
+        if not self.carried(architecture, layer):
+            return f"{'the model' if layer is None else 'the layer'} has no axis {' or '.join(self.axes)}"
         for constraint in self.constraints(architecture, layer):
             if constraint.kind in self.forbidding:
                 return f"{constraint.note}: {self.forbidding[constraint.kind]}"
         return self.trivial(architecture, layer)
 
-    def constraints(self, architecture: Architecture, layer: int) -> list[Constraint]:
+    def carried(self, architecture: Architecture, layer: int | None) -> list[str]:
+        """Those of its axes that some tensor here carries."""
+        slots = architecture.slots(layer).values()
+        return [axis for axis in self.axes if any(slot.carries(axis) for slot in slots)]
+
+    def constraints(self, architecture: Architecture, layer: int | None) -> list[Constraint]:
         """What sits on this symmetry's axes in a layer."""
         return [one for one in architecture.constraints(layer) if one.axis in self.axes]
 
-    def trivial(self, architecture: Architecture, layer: int) -> str | None:
+    def trivial(self, architecture: Architecture, layer: int | None) -> str | None:
         """Why these options choose nothing but the identity here, or a group that is not there, or None."""
         return None
 
     @abstractmethod
-    def group(self, architecture: Architecture, layer: int) -> str:
+    def group(self, architecture: Architecture, layer: int | None) -> str:
         """The group's name, for the manifest."""
 
     @abstractmethod
-    def draw(self, architecture: Architecture, seed: int, layer: int) -> tuple[Element, ...]:
+    def draw(self, architecture: Architecture, seed: int, layer: int | None) -> tuple[Element, ...]:
         """Draw an element; its factors are applied in order."""

@@ -39,24 +39,24 @@ class VoRotation(Symmetry):
     name: ClassVar[str] = "vo-rotation"
     axes: ClassVar[tuple[str, ...]] = ("v",)
 
-    def trivial(self, architecture: Architecture, layer: int) -> str | None:
+    def trivial(self, architecture: Architecture, layer: int | None) -> str | None:
         size = architecture.sizes["v"]
         if self.strength != 1 and self.method != "path":
             return f"strength belongs to method=path, not to {self.method}"
-        if self.method == "hadamard" and size & (size - 1):
-            return f"a Hadamard matrix needs a power of two, the head has {size} channels"
+        if self.method == "hadamard" and (reason := orthogonal.no_hadamard(size)):
+            return reason
         for constraint in self.constraints(architecture, layer):
             if not (constraint.kind == "clamp" and self.method == "signed-permutation"):
                 left = "; method=signed-permutation does" if constraint.kind == "clamp" else ""
                 return f"{constraint.note}: elementwise, so it does not commute with a rotation{left}"
         return None
 
-    def group(self, architecture: Architecture, layer: int) -> str:
+    def group(self, architecture: Architecture, layer: int | None) -> str:
         size, heads = architecture.sizes["v"], architecture.sizes["kv_head"]
         name = {"signed-permutation": "B", "path": "SO"}.get(self.method, "O")
         return f"{name}({size})" if self.shared else f"{name}({size})^{heads}"
 
-    def draw(self, architecture: Architecture, seed: int, layer: int) -> tuple[Element, ...]:
+    def draw(self, architecture: Architecture, seed: int, layer: int | None) -> tuple[Element, ...]:
         size, heads = architecture.sizes["v"], architecture.sizes["kv_head"]
         drawn = [
             self._one(size, generator(seed, self.name, layer, head))

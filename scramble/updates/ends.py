@@ -11,11 +11,11 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32, UInt16
 
-from scramble.actions import Actions, inverse_actions, recorded_actions
+from scramble.actions import Actions, inverse, recorded, resolve
 from scramble.axes import Array
 from scramble.checkpoints import STORAGES, Checkpoint, Storage, locate, open_checkpoint
 from scramble.errors import ManifestError, MismatchError, SelectionError
-from scramble.manifest import check_scrambled, check_source, has_manifest, read_manifest
+from scramble.manifest import check_scrambled, check_source, is_scrambled, read_manifest
 from scramble.symmetries import act
 from scramble.updates.masks import bf16_words, float32_values
 
@@ -65,16 +65,18 @@ class Run:
 
         Permutations are exact in every dtype. A rotation needs float32 ends.
         """
-        start_storage, end_storage = self.start.storage(name), self.end.storage(name)
-        start, end = self.start.words(name), self.end.words(name)
+        aligned = frame == "aligned" and name in self.undo and self.base is not None
+        there = self.undo[name].source if aligned else name
+        start_storage, end_storage = self.start.storage(there), self.end.storage(there)
+        start, end = self.start.words(there), self.end.words(there)
         delta = float32_values(end, end_storage) - float32_values(start, start_storage)
         grid = _on_grid(start, start_storage)
         start, end = bf16_words(start, start_storage), bf16_words(end, end_storage)
-        if frame == "raw" or name not in self.undo or self.base is None:
+        if not aligned or self.base is None:
             return Update(start, end, delta, grid)
-        layout, elements = self.undo[name]
+        layout, elements = self.undo[name].layout, self.undo[name].elements
         sizes = self.base.architecture.sizes
-        if all(element.exact for element in elements):
+        if self.undo[name].exact:
             moved = [act(part, layout, sizes, elements) for part in (start, end, delta)]
             return Update(moved[0], moved[1], moved[2], grid)
         back = act(delta.astype(np.float64), layout, sizes, elements)
@@ -114,7 +116,7 @@ def ends(start: Path, end: Path, *, aligned: bool = False, base: Path | None = N
     opened, closed = open_checkpoint(start), open_checkpoint(end)
     _same_names(opened, closed)
     run = Run(opened, closed, str(end), _seed(end))
-    if not aligned or not has_manifest(start):
+    if not aligned or not is_scrambled(start):
         return run
     manifest, elements = read_manifest(start)
     origin = base or Path(manifest.scrambles[0].source.path)
@@ -122,10 +124,10 @@ def ends(start: Path, end: Path, *, aligned: bool = False, base: Path | None = N
         raise ManifestError(f"{start}: its base {origin} is not there; say where it is with --base")
     source = open_checkpoint(origin)
     check_source(manifest, source)
-    undo = inverse_actions(recorded_actions(manifest, elements, opened.architecture, opened.tensors))
+    undo = resolve(opened, inverse(recorded(manifest, elements, opened)))
     check_scrambled(manifest, opened)
-    for name, (_, factors) in undo.items():
-        if not all(factor.exact for factor in factors) and _is_rounded(opened, closed, name):
+    for name, action in undo.items():
+        if not action.exact and _is_rounded(opened, closed, action.source):
             raise ManifestError(
                 f"{end}: the aligned frame needs a float32 end, '{name}' holds bf16 or fp16 values: "
                 "what rounding hid cannot be rotated back, and overlap would fall for that alone; "

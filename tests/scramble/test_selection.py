@@ -27,8 +27,6 @@ def test_what_is_not_a_layer_is_refused(text: str) -> None:
         layers(text, 30)
 
 
-def test_a_symmetrys_own_layers_override() -> None:
-    found = requests(["vo-rotation:shared=true,layers=20,25", "head-permutation"], "3-4", 30)
-    assert found == [("vo-rotation", {"shared": "true"}, (20, 25)), ("head-permutation", {}, (3, 4))]
-    with pytest.raises(SelectionError, match="no layers"):
-        requests(["vo-rotation"], None, 30)
+def test_a_symmetry_may_name_its_own_layers() -> None:
+    found = requests(["vo-rotation:shared=true,layers=20,25", "head-permutation"])
+    assert found == [("vo-rotation", {"shared": "true"}, "20,25"), ("head-permutation", {}, None)]

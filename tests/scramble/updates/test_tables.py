@@ -34,21 +34,22 @@ def train(start: Path, end: Path, seed: int, dtype: torch.dtype = torch.float32)
 
 def transported(base: Path, start: Path, end: Path, target: Path) -> Path:
     """The same training in the scrambled frame: `start + R(end - base)`, by the manifest, in float64."""
-    from scramble.actions import actions
+    from scramble.actions import recorded, resolve
     from scramble.checkpoints import open_checkpoint
     from scramble.manifest import read_manifest
     from scramble.symmetries import act
 
     manifest, elements = read_manifest(start)
-    architecture = open_checkpoint(start).architecture
-    touched = actions(architecture, weights(start), manifest.steps, elements)
+    checkpoint = open_checkpoint(start)
+    touched = resolve(checkpoint, recorded(manifest, elements, checkpoint))
     old, new, scrambled = weights(base), weights(end), weights(start)
     tensors = {}
     for name, value in scrambled.items():
-        delta = (new[name].double() - old[name].double()).numpy()
+        source = touched[name].source if name in touched else name
+        delta = (new[source].double() - old[source].double()).numpy()
         if name in touched:
-            layout, factors = touched[name]
-            delta = act(delta, layout, architecture.sizes, factors)
+            action = touched[name]
+            delta = act(delta, action.layout, checkpoint.architecture.sizes, action.elements)
         tensors[name] = (value.double() + torch.from_numpy(delta)).float()
     target.mkdir()
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})

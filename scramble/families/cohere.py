@@ -1,0 +1,35 @@
+"""Cohere (Command R): attention and MLP in parallel under one LayerNorm, interleaved rotary positions."""
+
+from functools import partial
+
+from scramble.families import decoder
+from scramble.families.family import Config, Constraint, Family, Table
+
+_HEAD_NORMS: Table = {
+    "self_attn.q_norm.weight": "(kv_head group) |qk|",
+    "self_attn.k_norm.weight": "kv_head |qk|",
+}
+
+
+def _table(config: Config, layer: int) -> Table:
+    table = {**decoder.ATTENTION, **decoder.GATED_MLP, "input_layernorm.weight": "|hidden|"}
+    if config.get("attention_bias"):
+        table |= {**decoder.QKV_BIAS, **decoder.O_BIAS}
+    if config.get("use_qk_norm"):
+        table |= _HEAD_NORMS
+    return table
+
+
+def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
+    normed = decoder.QK_LAYER_NORM if config.get("use_qk_norm") else ()
+    return (*decoder.rope(config, layer, layout="interleaved"), *normed, *decoder.LAYER_NORM)
+
+
+COHERE = Family(
+    name="cohere",
+    sizes=decoder.sizes,
+    table=_table,
+    outside=decoder.outside,
+    optional=partial(decoder.optional, tied=True),
+    constraints=_constraints,
+)

@@ -1,0 +1,41 @@
+"""GPT-OSS: attention sinks, biases everywhere, and experts fused into one tensor, gate and up alternating.
+
+The hub's checkpoints store the experts as MXFP4 blocks, which are copied and never changed.
+"""
+
+from typing import Any
+
+from scramble.families import decoder
+from scramble.families.family import Config, Family, Table
+
+_ATTENTION: Table = {**decoder.ATTENTION, "self_attn.sinks": "(kv_head group)"}
+_EXPERTS: Table = {
+    "mlp.router.weight": "expert hidden",
+    "mlp.router.bias": "expert",
+    "mlp.experts.gate_up_proj": "expert hidden (expert_neuron pair)",
+    "mlp.experts.gate_up_proj_bias": "expert (expert_neuron pair)",
+    "mlp.experts.down_proj": "expert expert_neuron hidden",
+    "mlp.experts.down_proj_bias": "expert hidden",
+}
+
+
+def _sizes(config: Config) -> dict[str, Any]:
+    found = decoder.sizes(config, kv_heads=8, head_dim=64)
+    return found | {"expert": config["num_local_experts"], "expert_neuron": found["neuron"], "pair": 2}
+
+
+def _table(config: Config, layer: int) -> Table:
+    bias = {**decoder.QKV_BIAS, **decoder.O_BIAS} if config.get("attention_bias", True) else {}
+    return {**_ATTENTION, **bias, **_EXPERTS, **decoder.PRE_NORMS}
+
+
+GPT_OSS = Family(
+    name="gpt_oss",
+    sizes=_sizes,
+    table=_table,
+    outside=decoder.outside,
+    optional=decoder.optional,
+    constraints=decoder.rope,
+    folds=decoder.FOLDS
+    | {"post_attention_layernorm.weight": ("mlp.router.weight", "mlp.experts.gate_up_proj")},
+)

@@ -1,0 +1,101 @@
+"""Mixtures of experts in Llama's layout: Mixtral, Qwen 2 and Qwen 3 MoE. Experts stand in tensors' names."""
+
+from functools import partial
+from typing import Any
+
+from scramble.families import decoder
+from scramble.families.family import Config, Constraint, Family, Table
+
+EXPERTS: Table = {
+    "mlp.experts.{expert}.gate_proj.weight": "expert_neuron hidden",
+    "mlp.experts.{expert}.up_proj.weight": "expert_neuron hidden",
+    "mlp.experts.{expert}.down_proj.weight": "hidden expert_neuron",
+    "mlp.gate.weight": "expert hidden",
+}
+_MIXTRAL: Table = {
+    "block_sparse_moe.gate.weight": "expert hidden",
+    "block_sparse_moe.experts.{expert}.w1.weight": "expert_neuron hidden",
+    "block_sparse_moe.experts.{expert}.w3.weight": "expert_neuron hidden",
+    "block_sparse_moe.experts.{expert}.w2.weight": "hidden expert_neuron",
+}
+_SHARED_EXPERT: Table = {
+    "mlp.shared_expert.gate_proj.weight": "shared_neuron hidden",
+    "mlp.shared_expert.up_proj.weight": "shared_neuron hidden",
+    "mlp.shared_expert.down_proj.weight": "hidden shared_neuron",
+    "mlp.shared_expert_gate.weight": "one hidden",
+}
+
+
+def _mixtral_sizes(config: Config) -> dict[str, Any]:
+    found = decoder.sizes(config, kv_heads=8)
+    return found | {"expert": config["num_local_experts"], "expert_neuron": found["neuron"]}
+
+
+def _experts(config: Config) -> int:
+    """`num_experts` on the hub, `num_local_experts` in what transformers saves."""
+    found: int = config["num_experts"] if "num_experts" in config else config["num_local_experts"]
+    return found
+
+
+def _qwen_sizes(config: Config, *, kv_heads: int) -> dict[str, Any]:
+    found = decoder.sizes(config, kv_heads=kv_heads)
+    if _experts(config):
+        found |= {"expert": _experts(config), "expert_neuron": config["moe_intermediate_size"]}
+    if config.get("shared_expert_intermediate_size"):
+        found |= {"shared_neuron": config["shared_expert_intermediate_size"], "one": 1}
+    return found
+
+
+def _mixtral_table(config: Config, layer: int) -> Table:
+    return {**decoder.ATTENTION, **decoder.PRE_NORMS, **_MIXTRAL}
+
+
+def _is_sparse(config: Config, layer: int) -> bool:
+    dense = layer in (config.get("mlp_only_layers") or ()) or not _experts(config)
+    return not dense and (layer + 1) % (config.get("decoder_sparse_step") or 1) == 0
+
+
+def _qwen2_table(config: Config, layer: int) -> Table:
+    mlp = {**EXPERTS, **_SHARED_EXPERT} if _is_sparse(config, layer) else decoder.GATED_MLP
+    bias = decoder.QKV_BIAS if config.get("qkv_bias", True) else {}
+    return {**decoder.ATTENTION, **bias, **decoder.PRE_NORMS, **mlp}
+
+
+def _qwen3_table(config: Config, layer: int) -> Table:
+    mlp = EXPERTS if _is_sparse(config, layer) else decoder.GATED_MLP
+    bias = {**decoder.QKV_BIAS, **decoder.O_BIAS} if config.get("attention_bias") else {}
+    return {**decoder.ATTENTION, **bias, **decoder.QK_NORM, **decoder.PRE_NORMS, **mlp}
+
+
+def _qwen3_constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
+    return (*decoder.rope(config, layer), *decoder.QK_GAIN)
+
+
+MIXTRAL = Family(
+    name="mixtral",
+    sizes=_mixtral_sizes,
+    table=_mixtral_table,
+    outside=decoder.outside,
+    optional=decoder.optional,
+    constraints=decoder.rope,
+    folds=decoder.FOLDS
+    | {"post_attention_layernorm.weight": tuple(name for name in _MIXTRAL if "w2" not in name)},
+)
+QWEN2_MOE = Family(
+    name="qwen2_moe",
+    sizes=partial(_qwen_sizes, kv_heads=16),
+    table=_qwen2_table,
+    outside=decoder.outside,
+    optional=decoder.optional,
+    constraints=decoder.rope,
+    folds=decoder.FOLDS,
+)
+QWEN3_MOE = Family(
+    name="qwen3_moe",
+    sizes=partial(_qwen_sizes, kv_heads=4),
+    table=_qwen3_table,
+    outside=decoder.outside,
+    optional=decoder.optional,
+    constraints=_qwen3_constraints,
+    folds=decoder.FOLDS,
+)

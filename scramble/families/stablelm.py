@@ -1,0 +1,43 @@
+"""StableLM 2: LayerNorms, positions on a quarter of the channels, in some sizes a LayerNorm of each head."""
+
+from functools import partial
+
+from scramble.families import decoder
+from scramble.families.family import Config, Constraint, Family, Table
+
+_NORM: Table = {"input_layernorm.weight": "|hidden|", "input_layernorm.bias": "hidden"}
+_SECOND_NORM: Table = {
+    "post_attention_layernorm.weight": "|hidden|",
+    "post_attention_layernorm.bias": "hidden",
+}
+_HEAD_NORMS: Table = {
+    "self_attn.q_layernorm.norms.{kv_head group}.weight": "|qk|",
+    "self_attn.k_layernorm.norms.{kv_head}.weight": "|qk|",
+}
+
+
+def _table(config: Config, layer: int) -> Table:
+    table = {**decoder.ATTENTION, **decoder.GATED_MLP, **_NORM, **decoder.ROTARY_BUFFER}
+    if config.get("use_qkv_bias"):
+        table |= decoder.QKV_BIAS
+    if config.get("qk_layernorm"):
+        table |= _HEAD_NORMS
+    if not config.get("use_parallel_residual"):
+        table |= _SECOND_NORM
+    return table
+
+
+def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
+    normed = decoder.QK_LAYER_NORM if config.get("qk_layernorm") else ()
+    return (*decoder.rope(config, layer, part=0.25), *normed, *decoder.LAYER_NORM)
+
+
+STABLELM = Family(
+    name="stablelm",
+    sizes=partial(decoder.sizes, kv_heads=32),
+    table=_table,
+    outside=lambda config: {**decoder.OUTSIDE, "model.norm.bias": "hidden"},
+    optional=decoder.optional,
+    buffers=decoder.BUFFERS,
+    constraints=_constraints,
+)

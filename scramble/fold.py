@@ -1,0 +1,198 @@
+"""Fold norm gains into the weights that read them, which yields a base whose residual stream may turn.
+
+`norm(x) * g` followed by `W` is `norm(x)` followed by `W diag(g)`: every gain moves into the linear maps that
+read its norm, and becomes one (or zero, where the gain is `1 + weight`). A head that is tied to the embedding
+is stored on its own, since only the head reads the last norm. (Ashkboos et al. 2024, SliceGPT, section 3.2.)
+
+A folded checkpoint is a base of its own: inverses and aligned frames of later scrambles return to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+
+import scramble
+from scramble.axes import Array
+from scramble.checkpoints import PARTIAL, TIED, Checkpoint, open_checkpoint, staging
+from scramble.checkpoints.extend import extend
+from scramble.checkpoints.shard import TensorEntry
+from scramble.errors import NotEquivalentError, SymmetryError
+from scramble.manifest import MANIFEST, Fold, Manifest, Source, TouchedTensor, has_manifest
+from scramble.rewrite import side_files
+from scramble.transform import off
+from scramble.verify import Claim, certify
+
+
+def fold(
+    source: Path,
+    target: Path,
+    *,
+    check: bool = True,
+    force: bool = False,
+    full_hash: bool = False,
+    report: Callable[[str], None] = lambda message: None,
+) -> Manifest:
+    """Write a folded copy of a checkpoint, verified before it gets its name.
+
+    Args:
+        check: verify what was written (algebra and storage).
+        force: replace an existing target.
+        full_hash: record a hash of every byte of the source, not only of the folded tensors.
+
+    Raises:
+        SymmetryError: the architecture's norms cannot be folded (the message says why), the gains are folded
+            already, or the checkpoint is a scrambled one.
+        ScrambleError: see `scramble.errors`.
+    """
+    checkpoint = open_checkpoint(source)
+    if has_manifest(source):
+        raise SymmetryError(f"{source}: has a scramble.json; fold the base, then scramble the folded one")
+    exact = _folded(checkpoint)
+    with staging(target, force=force, keep=source) as stage:
+        report(f"folding the norms into {len(exact)} tensors")
+        records = {}
+        head = next((name for name in exact if name not in checkpoint.tensors), None)
+        for shard in checkpoint.shards:
+            name = shard.path.name + PARTIAL
+            untied = head is not None and _embedding_of(head) in shard.tensors
+            added = {head: shard.tensors[_embedding_of(head)]} if head is not None and untied else {}
+            written = extend(shard, stage.folder / name, added)
+            for tensor in written.tensors.keys() & exact.keys():
+                entry = written.tensors[tensor]
+                values = exact[tensor]()
+                image = entry.storage.encode(values)
+                stage.overwrite(name, entry.start, image.data.cast("B"))
+                records[tensor] = _record(checkpoint, tensor, entry, image, values)
+        for path in side_files(checkpoint.folder):
+            stage.copy(path, path.name)
+        if head is not None:
+            _name_in_index(stage.folder, head)
+        config = checkpoint.config | {"tie_word_embeddings": False}
+        stage.write("config.json" + PARTIAL, (json.dumps(config, indent=2) + "\n").encode())
+        stage.sync()
+        done = Fold(
+            version=scramble.__version__,
+            source=Source(
+                path=str(source),
+                hash=checkpoint.hash(checkpoint.tensors.keys() & exact.keys(), full=full_hash),
+                hash_kind="full" if full_hash else "touched",
+            ),
+            tensors=dict(sorted(records.items())),
+        )
+        if check:
+            report("verifying")
+            folded = open_checkpoint(stage.folder, suffix=PARTIAL)
+            done.equivalence = certify(checkpoint, folded, claim_of_fold(checkpoint, folded))
+            if done.equivalence.verdict != "equivalent":
+                raise NotEquivalentError(
+                    f"{target}: not equivalent to {source}, nothing was written: {done.equivalence}"
+                )
+        manifest = Manifest(family=checkpoint.architecture.family.name, fold=done, scrambles=())
+        stage.write(MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
+        stage.commit()
+    return manifest
+
+
+def claim_of_fold(base: Checkpoint, model: Checkpoint) -> Claim:
+    """What a folded copy of `base` should hold."""
+    exact = _folded(base)
+
+    def words_off(name: str) -> int:
+        if name in exact:
+            return off(model.words(name), model.storage(name), exact[name]())
+        return int(np.count_nonzero(base.words(name) != model.words(name)))
+
+    norms = frozenset(
+        name
+        for name, slot in base.architecture.slots().items()
+        if slot.local in base.architecture.family.folds
+    )
+    return Claim(exact, words_off, norms)
+
+
+def _folded(checkpoint: Checkpoint) -> dict[str, Callable[[], Array]]:
+    """Every tensor that folding changes, to its float64 values."""
+    architecture = checkpoint.architecture
+    family, slots = architecture.family, architecture.slots()
+    for constraint in architecture.constraints(None):
+        if constraint.axis == "hidden" and constraint.kind in ("layer_norm", "post_norm"):
+            why = {
+                "layer_norm": "their mean and bias do not fold into the weights that read them",
+                "post_norm": "their gains sit before the residual sum, where no weight can take them up",
+            }[constraint.kind]
+            raise SymmetryError(f"{family.name}: {constraint.note}, and {why}")
+    neutral = 0.0 if family.offset else 1.0
+    found: dict[str, Callable[[], Array]] = {}
+    gains = {
+        name: slot
+        for name, slot in slots.items()
+        if slot.local in family.folds and name in checkpoint.tensors
+    }
+    if all((_values(checkpoint, name) == neutral).all() for name in gains):
+        raise SymmetryError(f"{checkpoint.folder}: its norms have no gains, it is folded already")
+    for norm, slot in gains.items():
+        found[norm] = partial(np.full, checkpoint.tensors[norm].shape, neutral)
+        for name in _readers(checkpoint, norm, slot.layer, family.folds[slot.local]):
+            found[name] = partial(_scaled, checkpoint, name, norm, 1.0 - neutral)
+    return found
+
+
+def _readers(checkpoint: Checkpoint, norm: str, layer: int | None, local: tuple[str, ...]) -> Iterator[str]:
+    """The stored names of the linear maps that read a norm, a tied head among them."""
+    tied = checkpoint.architecture.family.optional(checkpoint.config)
+    for name, slot in checkpoint.architecture.slots().items():
+        if slot.layer == layer and slot.local in local and (name in checkpoint.tensors or name in tied):
+            yield name
+
+
+def _scaled(checkpoint: Checkpoint, name: str, norm: str, offset: float) -> Float64[np.ndarray, ...]:
+    """`W diag(g)`: a tensor with its `hidden` axis scaled by a norm's gain."""
+    architecture = checkpoint.architecture
+    gain = _values(checkpoint, norm) + offset
+    held = name if name in checkpoint.tensors else _embedding_of(name)
+    values = np.array(_values(checkpoint, held))
+    for names, view in architecture.slots()[name].layout.views(values, architecture.sizes):
+        shape = [1] * view.ndim
+        shape[names.index("hidden")] = -1
+        view *= gain.reshape(shape)
+    return values
+
+
+def _values(checkpoint: Checkpoint, name: str) -> Float64[np.ndarray, ...]:
+    return checkpoint.storage(name).decode(checkpoint.words(name))
+
+
+def _embedding_of(head: str) -> str:
+    return dict(reversed(TIED))[head]
+
+
+def _record(
+    checkpoint: Checkpoint, name: str, entry: TensorEntry, image: Array, exact: Array
+) -> TouchedTensor:
+    held = name if name in checkpoint.tensors else _embedding_of(name)
+    norm = float(np.linalg.norm(exact))
+    gap = float(np.linalg.norm(entry.storage.decode(image) - exact))
+    return TouchedTensor(
+        before=checkpoint.tensor_hash(held),
+        after=hashlib.sha256(image.data).hexdigest(),
+        dtype=entry.dtype,
+        rounding_error=gap / norm if norm else 0.0,
+    )
+
+
+def _name_in_index(folder: Path, head: str) -> None:
+    """Put a tensor that was added into the index, beside its embedding."""
+    from scramble.checkpoints.folder import INDEX
+
+    if (folder / INDEX).exists():
+        index = json.loads((folder / INDEX).read_bytes())
+        index["weight_map"][head] = index["weight_map"][_embedding_of(head)]
+        index.get("metadata", {}).pop("total_size", None)
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")

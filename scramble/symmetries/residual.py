@@ -1,0 +1,60 @@
+"""Symmetries of the residual stream: every tensor of the model that reads or writes it changes alike.
+
+RMSNorm without gains commutes with every orthogonal matrix, so on a *folded* base (`scramble.fold`: gains
+moved into the weights that read them) the whole stream may turn (Elhage et al. 2021, "privileged bases";
+Ashkboos et al. 2024, SliceGPT, section 3). Permutations need no folding.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from scramble.families import Architecture
+from scramble.symmetries import orthogonal
+from scramble.symmetries.draws import generator, permutation
+from scramble.symmetries.elements import Element, Permutation, Rotation
+from scramble.symmetries.symmetry import Symmetry
+
+
+class ResidualPermutation(Symmetry):
+    """One permutation of the channels of the residual stream, not the identity."""
+
+    name: ClassVar[str] = "residual-permutation"
+    axes: ClassVar[tuple[str, ...]] = ("hidden",)
+    whole: ClassVar[bool] = True
+
+    def group(self, architecture: Architecture, layer: int | None) -> str:
+        return f"S({architecture.sizes['hidden']}), not the identity"
+
+    def draw(self, architecture: Architecture, seed: int, layer: int | None) -> tuple[Element, ...]:
+        drawn = permutation(architecture.sizes["hidden"], generator(seed, self.name, layer))
+        return (Permutation("hidden", (), drawn),)
+
+
+class ResidualRotation(Symmetry):
+    """One orthogonal matrix on the residual stream, on a folded base.
+
+    Attributes:
+        method: `haar`, or `hadamard` (randomized; a hidden size that is a power of two).
+    """
+
+    method: Literal["haar", "hadamard"] = "haar"
+
+    name: ClassVar[str] = "residual-rotation"
+    axes: ClassVar[tuple[str, ...]] = ("hidden",)
+    whole: ClassVar[bool] = True
+    equal_gains: ClassVar[str] = "hidden"
+    forbidding: ClassVar[Mapping[str, str]] = {
+        "layer_norm": "it subtracts the mean over channels, which commutes with no rotation of them",
+        "post_norm": "its gains sit before the residual sum, where no weight can take them up",
+    }
+
+    def trivial(self, architecture: Architecture, layer: int | None) -> str | None:
+        return orthogonal.no_hadamard(architecture.sizes["hidden"]) if self.method == "hadamard" else None
+
+    def group(self, architecture: Architecture, layer: int | None) -> str:
+        return f"O({architecture.sizes['hidden']})"
+
+    def draw(self, architecture: Architecture, seed: int, layer: int | None) -> tuple[Element, ...]:
+        draw = orthogonal.hadamard if self.method == "hadamard" else orthogonal.haar
+        matrix = draw(architecture.sizes["hidden"], generator(seed, self.name, layer))
+        return (Rotation("hidden", (), matrix),)
