@@ -50,7 +50,7 @@ _SWITCHES: dict[str, dict[str, Any]] = {
     "cohere": {"attention_bias": True, "use_qk_norm": True},
     "deepseek_v3": {
         "attention_bias": True,
-        "q_lora_rank": 12,
+        "q_lora_rank": 14,
         "rope_interleave": False,
         "n_group": 1,
         "topk_group": 1,
@@ -94,9 +94,27 @@ class Tiny:
     seed: int = 0
 
     @property
+    def heads(self) -> tuple[int, int]:
+        """KV heads, and query heads for each, that the configuration really has."""
+        if self.family == "falcon" and self.switched and self.group > 1:
+            return 1, self.kv_heads * self.group
+        return self.kv_heads, 1 if self.ungrouped else self.group
+
+    @property
+    def pairs(self) -> bool:
+        """Whether the rotary channels come in pairs; these families cannot run otherwise."""
+        part = {"phi": 0.5, "stablelm": 0.25, "gpt_neox": 1.0 if self.switched else 0.25}.get(
+            self.family, 1.0
+        )
+        return int(self.head_dim * part) % 2 == 0 and self.head_dim * part >= 2
+
+    @property
+    def ungrouped(self) -> bool:
+        return self.family in _UNGROUPED or (self.family == "falcon" and self.switched)
+
+    @property
     def config(self) -> dict[str, Any]:
-        group = 1 if self.family in _UNGROUPED else self.group
-        heads = self.kv_heads * group
+        heads = self.heads[0] * self.heads[1]
         hidden = heads * (self.head_dim if self.family in _DIVIDED else 6)
         config: dict[str, Any] = {
             "hidden_size": hidden,
@@ -116,8 +134,8 @@ class Tiny:
             config |= {"ffn_dim": 20, "word_embed_proj_dim": hidden}
         if self.family == "falcon":
             # The new architecture has any number of KV heads, the old one has one or all of them.
-            config |= {"num_kv_heads": self.kv_heads, "new_decoder_architecture": not self.switched}
-            config |= {"multi_query": self.group > 1}
+            config |= {"num_kv_heads": self.heads[0], "new_decoder_architecture": not self.switched}
+            config |= {"multi_query": self.heads[0] == 1}
         config |= _SMALL.get(self.family, {})
         if self.switched:
             config |= _SWITCHES.get(self.family, {})
@@ -157,7 +175,7 @@ def tinies(families: tuple[str, ...] = FAMILIES) -> st.SearchStrategy[Tiny]:
         switched=st.booleans(),
         tied=st.booleans(),
         seed=st.integers(0, 1000),
-    ).filter(lambda tiny: tiny.kv_heads * tiny.group > 1)
+    ).filter(lambda tiny: tiny.heads[0] * tiny.heads[1] > 1 and tiny.pairs)
 
 
 def logits(folder: Path) -> torch.Tensor:

@@ -110,12 +110,21 @@ def rope(
     axis: str = "qk",
     layout: Literal["half", "interleaved"] = "half",
     part: float = 1.0,
+    rounded_up: bool = False,
 ) -> tuple[Constraint, ...]:
-    """Rotary positions. The config may say on what part of the channels; `part` is the family's default."""
+    """Rotary positions. The config may say on what part of the channels; `part` is the family's default.
+
+    Raises:
+        UnknownFamilyError: an odd number of channels, in a family that does not round it up.
+    """
     parameters = config.get("rope_parameters") or {}
     part = parameters.get("partial_rotary_factor") or config.get("partial_rotary_factor") or part
     channels = int(sizes(config)["qk"] * part)
-    channels += channels % 2  # an odd number is rounded up: frequencies belong to pairs
+    if channels % 2 and not rounded_up:
+        raise UnknownFamilyError(
+            f"config.json: positions on {channels} channels of {axis}, which are not pairs"
+        )
+    channels += channels % 2
     note = f"rotary positions act on pairs of {axis} channels"
     return (Constraint("rope", axis, note, layout=layout, channels=channels),)
 

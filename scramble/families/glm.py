@@ -21,7 +21,7 @@ def _table4(config: Config, layer: int) -> Table:
 
 
 def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
-    return decoder.rope(config, layer, layout="interleaved", part=0.5)
+    return decoder.rope(config, layer, layout="interleaved", part=0.5, rounded_up=True)
 
 
 def _constraints4(config: Config, layer: int) -> tuple[Constraint, ...]:

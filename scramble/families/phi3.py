@@ -1,5 +1,7 @@
 """Phi 3 and 4: q, k and v fused, gate and up fused, and positions on a part of the channels."""
 
+from functools import partial
+
 from scramble.families import decoder
 from scramble.families.family import Config, Family, Table
 
@@ -14,6 +16,6 @@ PHI3 = Family(
     table=_table,
     outside=decoder.outside,
     optional=decoder.optional,
-    constraints=decoder.rope,
+    constraints=partial(decoder.rope, rounded_up=True),
     folds=decoder.FOLDS,
 )
