@@ -50,8 +50,9 @@ def bf16_to_float32(words: UInt16[np.ndarray, ...]) -> Float32[np.ndarray, ...]:
 def float32_to_bf16(values: Float32[np.ndarray, ...]) -> UInt16[np.ndarray, ...]:
     """Round to nearest, ties to even; NaN stays NaN."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    rounded = (bits + (0x7FFF + ((bits >> 16) & 1)).astype(np.uint32)) >> 16
-    words = rounded.astype(np.uint16)
+    half_up = bits + np.uint32(0x8000)
+    words = (half_up >> 16).astype(np.uint16)
+    words &= ~(half_up.astype(np.uint16) == 0).astype(np.uint16)  # a tie that went up to an odd word
     nan = np.isnan(values)
     if nan.any():
         words[nan] = 0x7FC0
@@ -64,13 +65,16 @@ def _bf16_to_float64(words: UInt16[np.ndarray, ...]) -> Float64[np.ndarray, ...]
 
 
 def _float64_to_bf16(values: Float64[np.ndarray, ...]) -> UInt16[np.ndarray, ...]:
-    # Round to odd at 24 bits keeps the sticky bit, so the second rounding is exact (Boldo, Melquiond 2008).
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # signalling NaNs
         single = values.astype(np.float32)
-    bits = single.view(np.uint32)
-    inexact = np.isfinite(values) & (single != values)
-    away = inexact & (np.abs(single.astype(np.float64)) > np.abs(values))
-    return float32_to_bf16(((bits - away) | inexact).astype(np.uint32).view(np.float32))
+    words = float32_to_bf16(single)
+    # Rounding twice errs only where the first rounding ends on a tie of the second: one value in 65536.
+    tie = (single.view(np.uint32) & np.uint32(0xFFFF)) == 0x8000
+    if tie.any():
+        near, true = np.abs(single[tie].astype(np.float64)), np.abs(values[tie])
+        below = (single[tie].view(np.uint32) >> 16).astype(np.uint16)
+        words[tie] = np.where(near == true, words[tie], below + (true > near))
+    return words
 
 
 def _ieee(dtype: str) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
