@@ -59,11 +59,18 @@ class Rotation:
         return Rotation(self.axis, self.over, np.ascontiguousarray(self.data.swapaxes(-1, -2)))
 
     def act(self, view: Array, names: tuple[str, ...]) -> Array:
+        # One product along the longest other dimension for each position of the rest. BLAS takes strides, so
+        # nothing is transposed in memory. A dimension of one stands in where there is no other.
+        names, lengths = (*names, "one"), (*view.shape, 1)
+        rest = [name for name in names if name != self.axis and name not in self.over]
+        rest.sort(key=lambda name: lengths[names.index(name)])
+        order = [names.index(name) for name in (*self.over, *rest, self.axis)]
         stack = len(self.over)
-        moved = _over_first(view, names, self.over, self.axis)
-        rows = moved.reshape(*moved.shape[:stack], -1, moved.shape[-1])
-        turned = (rows @ self.data.swapaxes(-1, -2)).reshape(moved.shape)
-        return _back(turned, names, self.over, self.axis)
+        matrices = np.expand_dims(self.data.swapaxes(-1, -2), tuple(range(stack, stack + len(rest) - 1)))
+        image = np.empty_like(view)
+        x, y = (array[..., None].transpose(order) for array in (view, image))
+        np.matmul(x, matrices, out=y)
+        return image
 
     def fault(self) -> str | None:
         if self.data.dtype != np.float64 or self.data.ndim < 2 or self.data.shape[-1] != self.data.shape[-2]:
@@ -150,19 +157,6 @@ def is_signs(element: Element) -> bool:
     return signed and bool((np.abs(element.data) == np.arange(1, element.data.shape[-1] + 1)).all())
 
 
-def _order(names: tuple[str, ...], over: tuple[str, ...], axis: str) -> list[int]:
-    rest = [name for name in names if name not in over and name != axis]
-    return [names.index(name) for name in (*over, *rest, axis)]
-
-
-def _over_first(view: Array, names: tuple[str, ...], over: tuple[str, ...], axis: str) -> Array:
-    return view.transpose(_order(names, over, axis))
-
-
-def _back(moved: Array, names: tuple[str, ...], over: tuple[str, ...], axis: str) -> Array:
-    return moved.transpose(np.argsort(_order(names, over, axis)))
-
-
 def act(array: Array, layout: Layout, sizes: Sizes, elements: Sequence[Element]) -> Array:
     """A copy of `array` with the elements applied, the first one first.
 
@@ -170,12 +164,17 @@ def act(array: Array, layout: Layout, sizes: Sizes, elements: Sequence[Element])
         ValueError: the shape is not the layout's, or a summand carries an element's axis without the axes
             that the element is indexed by.
     """
-    image = np.array(array, order="C")
+    image = np.asarray(array, order="C")
     for element in elements:
+        acted = []
         for names, view in layout.views(image, sizes):
-            if element.axis not in names:
-                continue
-            if missing := set(element.over) - set(names):
+            if element.axis in names and (missing := set(element.over) - set(names)):
                 raise ValueError(f"'{layout.text}' carries {element.axis} without {sorted(missing)}")
-            view[...] = element.act(view, names)
-    return image
+            acted.append(element.act(view, names) if element.axis in names else view)
+        if len(acted) == 1:
+            image = acted[0].reshape(image.shape)
+            continue
+        image = np.empty_like(image)
+        for part, (_, view) in zip(acted, layout.views(image, sizes), strict=True):
+            view[...] = part
+    return image.copy() if np.may_share_memory(image, array) else image
