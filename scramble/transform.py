@@ -15,7 +15,7 @@ from scramble.errors import CheckpointError
 from scramble.symmetries import Element, act
 
 # Numbers transformed at a time: their float64 values and what is made of them stay near the core.
-BLOCK = 1 << 18
+BLOCK = 1 << 17
 
 
 def exact(

@@ -49,11 +49,20 @@ def bf16_to_float32(words: UInt16[np.ndarray, ...]) -> Float32[np.ndarray, ...]:
 
 def float32_to_bf16(values: Float32[np.ndarray, ...]) -> UInt16[np.ndarray, ...]:
     """Round to nearest, ties to even; NaN stays NaN."""
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    half_up = bits + np.uint32(0x8000)
+    return _nearest_bf16(np.ascontiguousarray(values, dtype=np.float32), values)
+
+
+def _nearest_bf16(single: Float32[np.ndarray, "*n"], exact: Array) -> UInt16[np.ndarray, "*n"]:
+    """`exact` rounded once, where `single` is `exact` rounded to float32.
+
+    Rounding twice errs only where the first rounding ends on a tie of the second: there `exact` decides.
+    """
+    half_up = single.view(np.uint32) + np.uint32(0x8000)
     words = (half_up >> 16).astype(np.uint16)
-    words &= ~(half_up.astype(np.uint16) == 0).astype(np.uint16)  # a tie that went up to an odd word
-    nan = np.isnan(values)
+    ties = np.flatnonzero(half_up.astype(np.uint16) == 0)
+    near, true, up = np.abs(single.flat[ties]), np.abs(exact.flat[ties]), words.flat[ties]
+    words.flat[ties] = np.where(true == near, up & 0xFFFE, up - (true < near))
+    nan = np.isnan(single)
     if nan.any():
         words[nan] = 0x7FC0
     return words
@@ -66,15 +75,7 @@ def _bf16_to_float64(words: UInt16[np.ndarray, ...]) -> Float64[np.ndarray, ...]
 
 def _float64_to_bf16(values: Float64[np.ndarray, ...]) -> UInt16[np.ndarray, ...]:
     with np.errstate(over="ignore", invalid="ignore"):  # signalling NaNs
-        single = values.astype(np.float32)
-    words = float32_to_bf16(single)
-    # Rounding twice errs only where the first rounding ends on a tie of the second: one value in 65536.
-    tie = (single.view(np.uint32) & np.uint32(0xFFFF)) == 0x8000
-    if tie.any():
-        near, true = np.abs(single[tie].astype(np.float64)), np.abs(values[tie])
-        below = (single[tie].view(np.uint32) >> 16).astype(np.uint16)
-        words[tie] = np.where(near == true, words[tie], below + (true > near))
-    return words
+        return _nearest_bf16(values.astype(np.float32, order="C"), values)
 
 
 def _ieee(dtype: str) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal, Protocol
 
 import numpy as np
@@ -56,7 +57,11 @@ class Rotation:
     exact: ClassVar[bool] = False
 
     def inverse(self) -> Rotation:
-        return Rotation(self.axis, self.over, np.ascontiguousarray(self.data.swapaxes(-1, -2)))
+        return Rotation(self.axis, self.over, self._transposed)
+
+    @cached_property
+    def _transposed(self) -> Float64[np.ndarray, "*over n n"]:
+        return np.ascontiguousarray(self.data.swapaxes(-1, -2))
 
     def act(self, view: Array, names: tuple[str, ...]) -> Array:
         # One product along the longest other dimension for each position of the rest. BLAS takes strides, so
@@ -66,7 +71,7 @@ class Rotation:
         rest.sort(key=lambda name: lengths[names.index(name)])
         order = [names.index(name) for name in (*self.over, *rest, self.axis)]
         stack = len(self.over)
-        matrices = np.expand_dims(self.data.swapaxes(-1, -2), tuple(range(stack, stack + len(rest) - 1)))
+        matrices = np.expand_dims(self._transposed, tuple(range(stack, stack + len(rest) - 1)))
         image = np.empty_like(view)
         x, y = (array[..., None].transpose(order) for array in (view, image))
         np.matmul(x, matrices, out=y)
@@ -99,7 +104,9 @@ class Permutation:
             chosen = [slice(None)] * view.ndim
             for axis, index in zip(self.over, position, strict=True):
                 chosen[names.index(axis)] = slice(index, index + 1)
-            image[tuple(chosen)] = np.take(view[tuple(chosen)], self.data[position], axis=at)
+            # Every index is there, so nothing is clipped; to raise, numpy would gather into a buffer first.
+            into = image[tuple(chosen)]
+            np.take(view[tuple(chosen)], self.data[position], axis=at, out=into, mode="clip")
         return image
 
     def fault(self) -> str | None:
