@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float64
 
 from scramble.axes import Array, Axis, Layout, Sizes
 from scramble.checkpoints import Storage
 from scramble.errors import CheckpointError
 from scramble.symmetries import Element, act
+
+if TYPE_CHECKING:
+    from jaxtyping import Float64
 
 # Numbers transformed at a time: their float64 values and what is made of them stay near the core.
 BLOCK = 1 << 17

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt16
 
 from scramble.axes import Array
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Float64, UInt16
 
 
 @dataclass(frozen=True)

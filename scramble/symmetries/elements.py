@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import numpy as np
-from jaxtyping import Float64, Int64
 
 from scramble.axes import Array, Layout, Sizes
+
+if TYPE_CHECKING:
+    from jaxtyping import Float64, Int64
 
 ElementKind = Literal["rotation", "permutation", "signed-permutation"]
 
