@@ -38,6 +38,8 @@ def rewrite(checkpoint: Checkpoint, stage: Staging, touched: Actions) -> dict[st
             entries = [entry for name, entry in shard.tensors.items() if name in touched]
             copy = shard.path.name + PARTIAL
             stage.copy(shard.path, copy, sorted((entry.start, entry.stop) for entry in entries))
+            for done in filter(Future.done, jobs.values()):
+                done.result()  # an error ends the copying too
             for entry in entries:
                 jobs[entry.name] = pool.submit(_replace, checkpoint, stage, copy, entry, touched)
         for path in side_files(checkpoint.folder):

@@ -76,7 +76,8 @@ class Rotation:
         matrices = np.expand_dims(self._transposed, tuple(range(stack, stack + len(rest) - 1)))
         image = np.empty_like(view)
         x, y = (array[..., None].transpose(order) for array in (view, image))
-        np.matmul(x, matrices, out=y)
+        with np.errstate(invalid="ignore", over="ignore"):  # who stores the image refuses what is not finite
+            np.matmul(x, matrices, out=y)
         return image
 
     def fault(self) -> str | None:
