@@ -184,7 +184,7 @@ def apply(
 
 
 def _one_blas_thread() -> None:
-    """Tensors are transformed side by side: threads inside each product would wait for one another.
+    """Matrices are small, and threads inside each product or QR mostly wait for one another.
 
     numpy's OpenBLAS reads this once, when numpy is imported.
     """

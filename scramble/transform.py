@@ -54,9 +54,15 @@ def rounded(
                 f"'{name}': {storage.name} cannot hold the transformed values (infinite or NaN)"
             )
         gap -= target
-        missed += float(np.vdot(gap, gap))
-        whole += float(np.vdot(target, target))
+        missed += _square(gap)
+        whole += _square(target)
     return image, math.sqrt(missed / whole) if whole else 0.0
+
+
+def _square(values: Float64[np.ndarray, ...]) -> float:
+    """`||values||^2`, without BLAS and its threads."""
+    flat = values.ravel()
+    return float(np.einsum("i,i", flat, flat))
 
 
 def _blocks(
