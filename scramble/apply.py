@@ -87,7 +87,9 @@ def apply(
             version=scramble.__version__,
             source=Source(
                 path=str(source),
-                hash=checkpoint.hash(touched, full=full_hash),
+                hash=checkpoint.hash(
+                    touched, full=full_hash, known={name: record.before for name, record in records.items()}
+                ),
                 hash_kind="full" if full_hash else "touched",
             ),
             steps=tuple(steps),

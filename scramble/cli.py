@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -153,6 +154,7 @@ def apply(
     quiet: QuietOption = False,
 ) -> None:
     """Scramble layers of MODEL without changing its function."""
+    _one_blas_thread()
     from scramble.apply import apply as scramble_apply
     from scramble.checkpoints import locate
     from scramble.errors import SelectionError
@@ -181,6 +183,14 @@ def apply(
     emit(rows, meta, format)
 
 
+def _one_blas_thread() -> None:
+    """Matrices are small, and threads inside each product or QR mostly wait for one another.
+
+    numpy's OpenBLAS reads this once, when numpy is imported.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def _verdict(equivalence: Any) -> dict[str, Any]:
     return {"verdict": "not verified"} if equivalence is None else equivalence.model_dump()
 
@@ -206,6 +216,7 @@ def invert(
     quiet: QuietOption = False,
 ) -> None:
     """Undo the scrambles of MODEL: back to the frame of its base."""
+    _one_blas_thread()
     from scramble.checkpoints import locate
     from scramble.invert import invert as scramble_invert
 

@@ -14,9 +14,9 @@ import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float64
 
 import scramble
 from scramble.axes import Array
@@ -28,6 +28,9 @@ from scramble.manifest import MANIFEST, Fold, Manifest, Source, TouchedTensor, h
 from scramble.rewrite import side_files
 from scramble.transform import off
 from scramble.verify import Claim, certify
+
+if TYPE_CHECKING:
+    from jaxtyping import Float64
 
 
 def fold(

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
@@ -32,6 +31,7 @@ from scramble.checkpoints import Checkpoint
 from scramble.errors import ScrambleError, UndecidedError
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
     from transformers import PreTrainedModel
 
 HEADS = ("lm_head", "embed_out")

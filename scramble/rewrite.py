@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from scramble.actions import Actions
 from scramble.checkpoints import PARTIAL, Checkpoint, Staging
+from scramble.checkpoints.shard import TensorEntry
 from scramble.errors import TargetError
 from scramble.manifest import MANIFEST, TouchedTensor
 from scramble.transform import rounded
 
+# Tensors at a time; more would outrun the disk, and each takes memory.
+WORKERS = 4
 # Other copies of the weights: they would still hold the old ones.
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".gguf", ".onnx")
 
@@ -21,30 +26,44 @@ def rewrite(checkpoint: Checkpoint, stage: Staging, touched: Actions) -> dict[st
     """Copy every shard with the kernel, overwrite the touched tensors, and copy the files beside them.
 
     Names of shards and of `config.json` keep their `.partial` until the staging folder is committed.
+    Tensors are transformed side by side while the next shards are copied.
     """
     need = sum(shard.size for shard in checkpoint.shards)
     if (free := shutil.disk_usage(stage.folder).free) < need:
         raise TargetError(f"{stage.target.parent}: the disk is full ({need:,} bytes needed, {free:,} free)")
-    records = {}
-    sizes = checkpoint.architecture.sizes
-    for shard in checkpoint.shards:
-        name = shard.path.name + PARTIAL
-        stage.copy(shard.path, name)
-        for tensor in shard.tensors.keys() & touched.keys():
-            action, entry = touched[tensor], shard.tensors[tensor]
-            words, storage = checkpoint.words(action.source), checkpoint.storage(tensor)
-            image, error = rounded(tensor, words, storage, action.layout, sizes, action.elements)
-            stage.overwrite(name, entry.start, image.data.cast("B"))
-            records[tensor] = TouchedTensor(
-                before=checkpoint.tensor_hash(tensor),
-                after=hashlib.sha256(image.data).hexdigest(),
-                dtype=entry.dtype,
-                rounding_error=error,
-            )
-    for path in side_files(checkpoint.folder):
-        stage.copy(path, path.name)
-    stage.write("config.json" + PARTIAL, (checkpoint.folder / "config.json").read_bytes())
-    return dict(sorted(records.items()))
+    jobs: dict[str, Future[TouchedTensor]] = {}
+    pool = ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), WORKERS))
+    try:
+        for shard in checkpoint.shards:
+            entries = [entry for name, entry in shard.tensors.items() if name in touched]
+            copy = shard.path.name + PARTIAL
+            stage.copy(shard.path, copy, sorted((entry.start, entry.stop) for entry in entries))
+            for done in filter(Future.done, jobs.values()):
+                done.result()  # an error ends the copying too
+            for entry in entries:
+                jobs[entry.name] = pool.submit(_replace, checkpoint, stage, copy, entry, touched)
+        for path in side_files(checkpoint.folder):
+            stage.copy(path, path.name)
+        stage.write("config.json" + PARTIAL, (checkpoint.folder / "config.json").read_bytes())
+        return {name: jobs[name].result() for name in sorted(jobs)}
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _replace(
+    checkpoint: Checkpoint, stage: Staging, copy: str, entry: TensorEntry, touched: Actions
+) -> TouchedTensor:
+    """Write one transformed tensor to its place in the shard's copy."""
+    action, sizes = touched[entry.name], checkpoint.architecture.sizes
+    words = checkpoint.words(action.source)
+    image, error = rounded(entry.name, words, entry.storage, action.layout, sizes, action.elements)
+    stage.overwrite(copy, entry.start, image.data.cast("B"))
+    return TouchedTensor(
+        before=checkpoint.tensor_hash(entry.name),
+        after=hashlib.sha256(image.data).hexdigest(),
+        dtype=entry.dtype,
+        rounding_error=error,
+    )
 
 
 def side_files(folder: Path) -> Iterator[Path]:

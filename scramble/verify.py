@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float64, Int64
 
 from scramble.actions import Action, Actions, Stage, inverse, recall, resolve
 from scramble.axes import Array
@@ -24,6 +23,8 @@ from scramble.symmetries.draws import generator
 from scramble.transform import exact, off, rounded
 
 if TYPE_CHECKING:
+    from jaxtyping import Float64, Int64
+
     from scramble.forward import Variant
 
 # Everything is computed in float64, where errors of 1e-16 grow through the layers but stay far below this

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -87,8 +87,15 @@ class Checkpoint:
     def tensor_hash(self, name: str) -> str:
         return hashlib.sha256(self.words(name).data).hexdigest()
 
-    def hash(self, touched: Iterable[str] = (), *, full: bool = False) -> str:
-        """Digest of config, headers and sizes, and of the bytes of the `touched` tensors or of every file."""
+    def hash(
+        self, touched: Iterable[str] = (), *, full: bool = False, known: Mapping[str, str] | None = None
+    ) -> str:
+        """Digest of config, headers and sizes, and of the bytes of the `touched` tensors or of every file.
+
+        Args:
+            known: `tensor_hash` of tensors that have been read already.
+        """
+        known = known or {}
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
         for shard in self.shards:
             digest.update(f"{shard.path.name} {shard.size}".encode())
@@ -97,7 +104,7 @@ class Checkpoint:
                 with shard.path.open("rb") as file:
                     digest.update(hashlib.file_digest(file, "sha256").digest())
         for name in () if full else sorted(touched):
-            digest.update(self.tensor_hash(name).encode())
+            digest.update((known.get(name) or self.tensor_hash(name)).encode())
         return digest.hexdigest()
 
 

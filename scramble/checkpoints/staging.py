@@ -12,15 +12,19 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from scramble.errors import TargetError
 
 PARTIAL = ".partial"
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _FICLONE = 0x40049409
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_SYNC_FILE_RANGE_WRITE = 2
+# Bytes copied before the disk is told to begin writing them.
+_CHUNK = 1 << 24
 
 
 class Staging:
@@ -29,11 +33,15 @@ class Staging:
     def __init__(self, folder: Path, target: Path, force: bool) -> None:
         self.folder, self.target, self._force = folder, target, force
 
-    def copy(self, source: Path, name: str) -> None:
-        """Copy a file with the kernel's own copy, sharing blocks where the file system can."""
+    def copy(self, source: Path, name: str, replaced: Sequence[tuple[int, int]] = ()) -> None:
+        """Copy a file with the kernel's own copy, sharing blocks where the file system can.
+
+        Args:
+            replaced: byte ranges, apart and in order, that `overwrite` will fill; they may stay empty.
+        """
         path = self.folder / name
         with source.open("rb") as reader, path.open("xb") as writer:
-            _kernel_copy(reader.fileno(), writer.fileno())
+            _kernel_copy(reader.fileno(), writer.fileno(), replaced)
 
     def write(self, name: str, content: bytes) -> None:
         path = self.folder / name
@@ -41,11 +49,12 @@ class Staging:
         path.write_bytes(content)
 
     def overwrite(self, name: str, start: int, content: memoryview) -> None:
-        """Replace a byte range of a file that has been copied."""
+        """Replace a byte range of a file that has been copied; other threads may replace others."""
         descriptor = os.open(self.folder / name, os.O_WRONLY)
         try:
             while content:
-                written = os.pwrite(descriptor, content, start)
+                written = os.pwrite(descriptor, content[:_CHUNK], start)
+                _begin_writing(descriptor, start, written)
                 start, content = start + written, content[written:]
         finally:
             os.close(descriptor)
@@ -135,22 +144,39 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _kernel_copy(source: int, target: int) -> None:
+def _kernel_copy(source: int, target: int, left_out: Sequence[tuple[int, int]]) -> None:
     with suppress(OSError):
         fcntl.ioctl(target, _FICLONE, source)
         return
-    left = os.fstat(source).st_size
+    size = os.fstat(source).st_size
+    os.truncate(target, size)
+    starts, stops = [0, *(stop for _, stop in left_out)], [*(start for start, _ in left_out), size]
+    for start, stop in zip(starts, stops, strict=True):
+        while start < stop:
+            copied = _copy_some(source, target, start, min(_CHUNK, stop - start))
+            _begin_writing(target, start, copied)
+            start += copied
+
+
+def _copy_some(source: int, target: int, start: int, count: int) -> int:
+    """Copy up to `count` bytes to the same place; returns how many, at least one."""
     try:
-        while left:
-            copied = os.copy_file_range(source, target, left)
-            if not copied:
-                break
-            left -= copied
+        if copied := os.copy_file_range(source, target, count, start, start):
+            return copied
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
             raise
-        while os.sendfile(target, source, os.lseek(target, 0, os.SEEK_CUR), 1 << 30):
-            pass
+    os.lseek(target, start, os.SEEK_SET)
+    if copied := os.sendfile(target, source, start, count):
+        return copied
+    raise OSError(errno.EIO, "a file became shorter while it was copied")
+
+
+def _begin_writing(descriptor: int, start: int, length: int) -> None:
+    """Let the disk begin now with what `sync` will wait for. Only a hint: a failure means nothing."""
+    _LIBC.sync_file_range(
+        descriptor, ctypes.c_int64(start), ctypes.c_int64(length), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE)
+    )
 
 
 def _sync(path: Path) -> None:
@@ -163,8 +189,7 @@ def _sync(path: Path) -> None:
 
 def _exchange(new: Path, old: Path) -> None:
     """Swap two names in one step (renameat2, Linux 3.15 on)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    done = libc.renameat2(
+    done = _LIBC.renameat2(
         _AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), ctypes.c_uint(_RENAME_EXCHANGE)
     )
     if done != 0:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt16
 
 from scramble.axes import Array
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Float64, UInt16
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,20 @@ def bf16_to_float32(words: UInt16[np.ndarray, ...]) -> Float32[np.ndarray, ...]:
 
 def float32_to_bf16(values: Float32[np.ndarray, ...]) -> UInt16[np.ndarray, ...]:
     """Round to nearest, ties to even; NaN stays NaN."""
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    rounded = (bits + (0x7FFF + ((bits >> 16) & 1)).astype(np.uint32)) >> 16
-    words = rounded.astype(np.uint16)
-    nan = np.isnan(values)
+    return _nearest_bf16(np.ascontiguousarray(values, dtype=np.float32), values)
+
+
+def _nearest_bf16(single: Float32[np.ndarray, "*n"], exact: Array) -> UInt16[np.ndarray, "*n"]:
+    """`exact` rounded once, where `single` is `exact` rounded to float32.
+
+    Rounding twice errs only where the first rounding ends on a tie of the second: there `exact` decides.
+    """
+    half_up = single.view(np.uint32) + np.uint32(0x8000)
+    words = (half_up >> 16).astype(np.uint16)
+    ties = np.flatnonzero(half_up.astype(np.uint16) == 0)
+    near, true, up = np.abs(single.flat[ties]), np.abs(exact.flat[ties]), words.flat[ties]
+    words.flat[ties] = np.where(true == near, up & 0xFFFE, up - (true < near))
+    nan = np.isnan(single)
     if nan.any():
         words[nan] = 0x7FC0
     return words
@@ -64,13 +77,8 @@ def _bf16_to_float64(words: UInt16[np.ndarray, ...]) -> Float64[np.ndarray, ...]
 
 
 def _float64_to_bf16(values: Float64[np.ndarray, ...]) -> UInt16[np.ndarray, ...]:
-    # Round to odd at 24 bits keeps the sticky bit, so the second rounding is exact (Boldo, Melquiond 2008).
-    with np.errstate(over="ignore"):
-        single = values.astype(np.float32)
-    bits = single.view(np.uint32)
-    inexact = np.isfinite(values) & (single != values)
-    away = inexact & (np.abs(single.astype(np.float64)) > np.abs(values))
-    return float32_to_bf16(((bits - away) | inexact).astype(np.uint32).view(np.float32))
+    with np.errstate(over="ignore", invalid="ignore"):  # signalling NaNs
+        return _nearest_bf16(values.astype(np.float32, order="C"), values)
 
 
 def _ieee(dtype: str) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:

@@ -1,9 +1,14 @@
 """Random draws keyed by what they are for, so that a subset of layers draws what the whole would."""
 
+from __future__ import annotations
+
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int64
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64
 
 
 def generator(seed: int, symmetry: str, layer: int | None, *index: int | str) -> np.random.Generator:

@@ -9,14 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import numpy as np
-from jaxtyping import Float64, Int64
 
 from scramble.axes import Array, Layout, Sizes
 
+if TYPE_CHECKING:
+    from jaxtyping import Float64, Int64
+
 ElementKind = Literal["rotation", "permutation", "signed-permutation"]
+# Multiplications that OpenBLAS leaves to one thread. Tensors are transformed side by side, and threads inside
+# each product would wait for one another (five times slower).
+_ALONE = 1 << 18
 
 
 class Element(Protocol):
@@ -64,14 +70,30 @@ class Rotation:
     exact: ClassVar[bool] = False
 
     def inverse(self) -> Rotation:
-        return Rotation(self.axis, self.over, np.ascontiguousarray(self.data.swapaxes(-1, -2)))
+        return Rotation(self.axis, self.over, self._transposed)
+
+    @cached_property
+    def _transposed(self) -> Float64[np.ndarray, "*over n n"]:
+        return np.ascontiguousarray(self.data.swapaxes(-1, -2))
 
     def act(self, view: Array, names: tuple[str, ...]) -> Array:
+        # One product along the longest other dimension for each position of the rest. BLAS takes strides, so
+        # nothing is transposed in memory. A dimension of one stands in where there is no other.
+        names, lengths = (*names, "one"), (*view.shape, 1)
+        rest = [name for name in names if name != self.axis and name not in self.over]
+        rest.sort(key=lambda name: lengths[names.index(name)])
+        order = [names.index(name) for name in (*self.over, *rest, self.axis)]
         stack = len(self.over)
-        moved = _over_first(view, names, self.over, self.axis)
-        rows = moved.reshape(*moved.shape[:stack], -1, moved.shape[-1])
-        turned = (rows @ self.data.swapaxes(-1, -2)).reshape(moved.shape)
-        return _back(turned, names, self.over, self.axis)
+        matrices = np.expand_dims(self._transposed, tuple(range(stack, stack + len(rest) - 1)))
+        image = np.empty_like(view)
+        x, y = (array[..., None].transpose(order) for array in (view, image))
+        strip = _ALONE // matrices.shape[-1] ** 2
+        strip = strip if strip >= 4 else x.shape[-2]
+        with np.errstate(invalid="ignore", over="ignore"):  # who stores the image refuses what is not finite
+            for start in range(0, x.shape[-2], strip):
+                part = (..., slice(start, start + strip), slice(None))
+                np.matmul(x[part], matrices, out=y[part])
+        return image
 
     def act_on_gain(self, view: Array, names: tuple[str, ...]) -> Array:
         return view  # equal factors only; `scramble.actions` refuses others
@@ -106,7 +128,9 @@ class Permutation:
             chosen = [slice(None)] * view.ndim
             for axis, index in zip(self.over, position, strict=True):
                 chosen[names.index(axis)] = slice(index, index + 1)
-            image[tuple(chosen)] = np.take(view[tuple(chosen)], self.data[position], axis=at)
+            # Every index is there, so nothing is clipped; to raise, numpy would gather into a buffer first.
+            into = image[tuple(chosen)]
+            np.take(view[tuple(chosen)], self.data[position], axis=at, out=into, mode="clip")
         return image
 
     def act_on_gain(self, view: Array, names: tuple[str, ...]) -> Array:
@@ -179,19 +203,6 @@ def _at(element: Element, position: Mapping[str, int]) -> tuple[tuple[str, ...],
     return tuple(axis for axis in element.over if axis not in position), element.data[index]
 
 
-def _order(names: tuple[str, ...], over: tuple[str, ...], axis: str) -> list[int]:
-    rest = [name for name in names if name not in over and name != axis]
-    return [names.index(name) for name in (*over, *rest, axis)]
-
-
-def _over_first(view: Array, names: tuple[str, ...], over: tuple[str, ...], axis: str) -> Array:
-    return view.transpose(_order(names, over, axis))
-
-
-def _back(moved: Array, names: tuple[str, ...], over: tuple[str, ...], axis: str) -> Array:
-    return moved.transpose(np.argsort(_order(names, over, axis)))
-
-
 def act(array: Array, layout: Layout, sizes: Sizes, elements: Sequence[Element]) -> Array:
     """A copy of `array` with the elements applied, the first one first.
 
@@ -199,21 +210,28 @@ def act(array: Array, layout: Layout, sizes: Sizes, elements: Sequence[Element])
         ValueError: the shape is not the layout's, or a summand carries an element's axis without the axes
             that the element is indexed by.
     """
-    image = np.array(array, order="C")
+    image = np.asarray(array, order="C")
     for element in elements:
+        acted = []
         for names, view in layout.views(image, sizes):
-            gain = f"|{element.axis}|"
-            if gain in names:
-                plain = tuple(element.axis if name == gain else name for name in names)
-                view[...] = element.act_on_gain(view, plain)
-            if element.axis not in names:
-                continue
-            if missing := set(element.over) - set(names):
-                raise ValueError(f"'{layout.text}' carries {element.axis} without {sorted(missing)}")
-            for place in (at for at, name in enumerate(names) if name == element.axis):
-                # A tensor may carry the axis twice, as a map of the stream to itself does.
-                apart = tuple(
-                    name if name != element.axis or at == place else "" for at, name in enumerate(names)
-                )
-                view[...] = element.act(view, apart)
-    return image
+            acted.append(_act_on_view(element, view, names, layout.text))
+        if len(acted) == 1:
+            image = acted[0].reshape(image.shape)
+            continue
+        image = np.empty_like(image)
+        for part, (_, view) in zip(acted, layout.views(image, sizes), strict=True):
+            view[...] = part
+    return image.copy() if np.may_share_memory(image, array) else image
+
+
+def _act_on_view(element: Element, view: Array, names: tuple[str, ...], text: str) -> Array:
+    gain = f"|{element.axis}|"
+    if gain in names:
+        view = element.act_on_gain(view, tuple(element.axis if name == gain else name for name in names))
+    if element.axis in names and (missing := set(element.over) - set(names)):
+        raise ValueError(f"'{text}' carries {element.axis} without {sorted(missing)}")
+    for place in (at for at, name in enumerate(names) if name == element.axis):
+        # A tensor may carry the axis twice, as a map of the stream to itself does.
+        one = tuple(name if name != element.axis or at == place else "" for at, name in enumerate(names))
+        view = element.act(view, one)
+    return view

@@ -4,8 +4,10 @@ Every tensor that carries `kv_head` moves along, so q, k, v and the output proje
 (arXiv 2511.08567, section 4.3 and appendix D; the paper permutes KV heads only.)
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -13,6 +15,9 @@ from scramble.families import Architecture
 from scramble.symmetries.draws import generator, permutation
 from scramble.symmetries.elements import Element, Permutation
 from scramble.symmetries.symmetry import Symmetry
+
+if TYPE_CHECKING:
+    pass
 
 
 class HeadPermutation(Symmetry):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-from jaxtyping import Float64
+from typing import TYPE_CHECKING
 
-Matrix = Float64[np.ndarray, "n n"]
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float64
+
+    Matrix = Float64[np.ndarray, "n n"]
 
 
 def haar(n: int, rng: np.random.Generator) -> Matrix:

@@ -267,6 +267,17 @@ def test_force_never_reaches_the_source_or_through_a_link(
     assert digest(checkpoint) == before
 
 
+def test_writing_a_copy_imports_no_torch(checkpoint: Path, tmp_path: Path) -> None:
+    script = f"""
+import sys, pathlib
+from scramble.apply import apply
+apply(pathlib.Path({str(checkpoint)!r}), pathlib.Path({str(tmp_path / "out")!r}), layers="all", check=False)
+assert not {{"torch", "transformers", "scipy"}} & sys.modules.keys()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_two_kinds_of_weights_in_one_folder_are_refused(checkpoint: Path, command: Command) -> None:
     (checkpoint / "model.safetensors.index.json").write_text('{"weight_map": {"x": "model.safetensors"}}')
     assert "loaders disagree" in command("inspect", checkpoint).err

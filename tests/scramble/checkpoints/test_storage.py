@@ -1,5 +1,8 @@
 """Encoding rounds once: the result is the nearest stored value, ties to even."""
 
+from bisect import bisect_left
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,40 @@ from hypothesis import strategies as st
 
 from scramble.checkpoints import STORAGES
 from scramble.checkpoints.storage import float32_to_bf16
+
+# Every finite magnitude of bf16 by its definition, and what follows the largest: halfway there begins inf.
+MAGNITUDES = [
+    ((word & 0x7F) + 0x80 * (word > 0x7F)) * Fraction(2) ** (max(word >> 7, 1) - 134)
+    for word in range(0x7F81)
+]
+
+
+def nearest_bf16(value: float) -> int:
+    """The word nearest to a value that is not NaN, of two the even one, in exact arithmetic."""
+    sign = 0x8000 if np.signbit(value) else 0
+    if np.isinf(value) or (magnitude := abs(Fraction(value))) >= MAGNITUDES[-1]:
+        return sign | 0x7F80
+    above = max(1, bisect_left(MAGNITUDES, magnitude))
+    down, up = magnitude - MAGNITUDES[above - 1], MAGNITUDES[above] - magnitude
+    return sign | (above - 1 if down < up or (down == up and above % 2) else above)
+
+
+@st.composite
+def beside_ties(draw: st.DrawFn) -> float:
+    """A value halfway between two words, subnormal or about to overflow too, or a little beside it."""
+    word = draw(st.one_of(st.integers(0, 0x7F7F), st.integers(0, 0x100), st.integers(0x7F00, 0x7F7F)))
+    tie = float((MAGNITUDES[word] + MAGNITUDES[word + 1]) / 2)
+    beside = tie * (1 + draw(st.sampled_from([-1, 0, 1])) * 2.0 ** -draw(st.integers(8, 52)))
+    return draw(st.sampled_from([-1, 1])) * beside
+
+
+@given(st.lists(st.one_of(st.floats(), beside_ties()), min_size=1, max_size=20))
+def test_bf16_is_the_nearest_word_for_every_float64(numbers: list[float]) -> None:
+    values = np.array(numbers)
+    words = STORAGES["BF16"].encode(values)
+    nan = np.isnan(values)
+    assert words[~nan].tolist() == [nearest_bf16(value) for value in values[~nan].tolist()]
+    assert np.isnan(STORAGES["BF16"].decode(words[nan])).all()
 
 
 @pytest.mark.parametrize("name", ["BF16", "F16"])
