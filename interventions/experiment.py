@@ -14,11 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from runs.folder import RunFolder, run_folder
 from runs.recipe import Recipe, parse, read_yaml
 from runs.run import start_hash
-from scramble.apply import apply, choose
 from scramble.checkpoints import locate, open_checkpoint
 from scramble.errors import RecipeError
 from scramble.families import Architecture
 from scramble.manifest import has_manifest, read_manifest
+from scramble.operations.apply import apply, choose
 from scramble.symmetries import Symmetry
 
 
