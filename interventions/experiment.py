@@ -142,10 +142,10 @@ def plan(experiment: Experiment, out: Path) -> list[PlannedRun]:
         ScrambleError: the base cannot be read, or an arm asks for a scramble that it does not have.
     """
     base = locate(experiment.base)
-    architecture, base_hash = open_checkpoint(base).architecture, start_hash(base)
+    checkpoint, base_hash = open_checkpoint(base), start_hash(base)
     runs = []
     for name, arm in experiment.arms.items():
-        _can_be_aligned(experiment, name, choose(architecture, arm.scrambles, None), architecture)
+        _can_be_aligned(experiment, name, choose(checkpoint, arm.scrambles, None), checkpoint.architecture)
         start = start_folder(experiment, name, out, base_hash)
         digest = base_hash if start == base else start_hash(start) if start.exists() else None
         for seed in arm.seeds or experiment.seeds:

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import scramble
-from scramble.actions import draw_steps, recall, resolve
+from scramble.actions import draw_steps, recall, resolve, uneven_gain
 from scramble.card import CARD, card, renamed
-from scramble.checkpoints import PARTIAL, locate, open_checkpoint, staging, target_of
+from scramble.checkpoints import PARTIAL, Checkpoint, locate, open_checkpoint, staging, target_of
 from scramble.errors import NotEquivalentError, SelectionError, SymmetryError
-from scramble.families import Architecture
 from scramble.manifest import (
     ELEMENTS,
     MANIFEST,
@@ -69,7 +68,7 @@ def apply(
     source, target = locate(model), target_of(model, out, "scrambled")
     checkpoint = open_checkpoint(source)
     architecture = checkpoint.architecture
-    chosen = choose(architecture, symmetries, layers)
+    chosen = choose(checkpoint, symmetries, layers)
 
     earlier: tuple[Scramble, ...] = ()
     elements: Elements = {}
@@ -120,7 +119,7 @@ def apply(
 
 
 def choose(
-    architecture: Architecture, symmetries: Sequence[str], layers: str | None
+    checkpoint: Checkpoint, symmetries: Sequence[str], layers: str | None
 ) -> list[tuple[Symmetry, tuple[int | None, ...]]]:
     """Read and check what is asked for: symmetries with their options, and the layers of each.
 
@@ -128,7 +127,7 @@ def choose(
         SelectionError: layers that are not there, or none.
         SymmetryError: unknown, or forbidden in one of its layers.
     """
-    chosen = []
+    architecture, chosen = checkpoint.architecture, []
     for name, options, given in requests(symmetries):
         drawn = symmetry(name, options)
         numbers = _layers(drawn, given, layers, architecture.layers)
@@ -137,6 +136,8 @@ def choose(
                 raise SymmetryError(
                     f"{name} does not exist in {_place(layer)} of this {architecture.family.name}: {reason}"
                 )
+        if drawn.equal_gains and (uneven := uneven_gain(checkpoint, drawn.equal_gains)):
+            raise SymmetryError(uneven)
         chosen.append((drawn, numbers))
     if layers is not None and all(drawn.whole for drawn, _ in chosen):
         raise SelectionError(f"--layers {layers}: {chosen[0][0].name} acts on the whole model")
