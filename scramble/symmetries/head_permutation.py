@@ -39,8 +39,9 @@ class HeadPermutation(Symmetry):
 
     def group(self, architecture: Architecture, layer: int | None) -> str:
         sizes = architecture.sizes
-        factors = [f"S({sizes['group']})^{sizes['kv_head']}"] * self.groups
-        return " x ".join(factors + [f"S({sizes['kv_head']})"] * self.kv_heads) + ", none the identity"
+        factors = [f"S({sizes['group']})^{sizes['kv_head']}"] * (self.groups and sizes["group"] > 1)
+        factors += [f"S({sizes['kv_head']})"] * (self.kv_heads and sizes["kv_head"] > 1)
+        return " x ".join(factors) + ", none the identity"
 
     def trivial(self, architecture: Architecture, layer: int | None) -> str | None:
         sizes = architecture.sizes
