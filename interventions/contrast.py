@@ -26,8 +26,10 @@ from scramble.updates.tables import PAIR, count_pairs
 METRICS = [
     "jaccard",
     "chance",
+    "rounding_only",
     "magnitude_matched",
     "jaccard_above_chance",
+    "jaccard_above_rounding_only",
     "jaccard_above_magnitude_matched",
     "overlap_a",
     "overlap_b",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, UInt16
 
 from scramble.checkpoints.storage import bf16_to_float32
 from scramble.updates.ends import Update
@@ -38,6 +38,9 @@ class PairCounts:
         chance: expected `both` if each run's changes were spread evenly over the tensor.
         magnitude_matched: NaN if a start is off the bf16 grid, where a key does not fix the threshold; else
             expected `both` if each run kept its own change rate for each magnitude key.
+        rounding_only*: expected `both`, and expected changes of each run, if every weight drew an update of
+            the run's own sizes, and bf16 storage let through what exceeds its threshold. NaN off the bf16
+            grid, and for bf16 ends, whose updates rounding has passed already.
         mask_*: (co)variances of the two masks within the tensor, times n.
         dot, square_*: of the float32 updates.
         rank_*: (co)variances of the ranks of |update| within the tensor, ranks in [0, 1], times n.
@@ -50,6 +53,9 @@ class PairCounts:
     both: int
     chance: float
     magnitude_matched: float
+    rounding_only: float
+    rounding_only_a: float
+    rounding_only_b: float
     mask_covariance: float
     mask_variance_a: float
     mask_variance_b: float
@@ -74,6 +80,7 @@ class Side:
     rate: Float64[np.ndarray, " keys"]
     delta: Float32[np.ndarray, " n"]
     ranks: Float32[np.ndarray, " n"]
+    passing: Float64[np.ndarray, " n"] | None
 
 
 def side(update: Update) -> Side:
@@ -84,7 +91,8 @@ def side(update: Update) -> Side:
     moved = np.bincount(key[mask], minlength=KEYS)
     rate = np.divide(moved, keys, out=np.zeros(KEYS), where=keys > 0)
     delta = update.delta.reshape(-1)
-    return Side(update, mask, key, keys, rate, delta, ranks(delta))
+    passing = passing_rate(update.start.reshape(-1), delta) if update.on_grid and update.fine else None
+    return Side(update, mask, key, keys, rate, delta, ranks(delta), passing)
 
 
 def ranks(delta: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
@@ -97,6 +105,31 @@ def ranks(delta: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
     upto = np.cumsum(counts)
     middle: Float32[np.ndarray, " bins"] = ((upto - counts / 2) / len(delta) - 0.5).astype(np.float32)
     return middle[bins]
+
+
+def passing_rate(
+    start: UInt16[np.ndarray, " n"], delta: Float32[np.ndarray, " n"]
+) -> Float64[np.ndarray, " n"]:
+    """For each weight, the share of the tensor's |updates| that would change its stored bf16 value.
+
+    What exceeds half an ULP of the weight does; from a power of two towards zero, a quarter. Thresholds are
+    powers of two, so a histogram of exponents counts exactly what lies above each.
+    """
+    exponent = (start >> 7).astype(np.int64) & 0xFF
+    sign = np.where(start >> 15, -1.0, 1.0)
+    narrow = ((start & 0x7F) == 0) & (exponent > 1) & (sign * delta < 0)
+    threshold = np.maximum(exponent, 1) - 127 - 8 - narrow
+    low, high = int(threshold.min()), int(threshold.max())
+    size = np.abs(delta)
+    bits = size.view(np.uint32)
+    # Above 2^k lies what has a larger exponent, and what has this one and is not the power itself.
+    field = (bits >> 23).astype(np.int64) - ((bits & 0x7FFFFF) == 0)
+    above = len(delta) - np.cumsum(np.bincount(np.maximum(field, 0), minlength=256))
+    shares = np.empty(high - low + 1)
+    for k in range(low, high + 1):
+        normal = 0 <= k + 126 < 256
+        shares[k - low] = above[k + 126] if normal else np.count_nonzero(size > np.ldexp(1.0, k))
+    return shares[threshold - low] / len(delta)
 
 
 def update_counts(update: Update) -> UpdateCounts:
@@ -124,6 +157,9 @@ def pair_counts(a: Side, b: Side) -> PairCounts:
         joint = np.bincount(a.key.astype(np.intp) * KEYS + b.key, minlength=KEYS * KEYS)
         matched = float(a.rate @ joint.reshape(KEYS, KEYS) @ b.rate)
     chance = changed_a * changed_b / n
+    rounding = [float("nan")] * 3
+    if a.passing is not None and b.passing is not None:
+        rounding = [float(a.passing @ b.passing), float(a.passing.sum()), float(b.passing.sum())]
     signed = (a.delta != 0) & (b.delta != 0)
     return PairCounts(
         n=n,
@@ -132,6 +168,9 @@ def pair_counts(a: Side, b: Side) -> PairCounts:
         both=both,
         chance=chance,
         magnitude_matched=matched,
+        rounding_only=rounding[0],
+        rounding_only_a=rounding[1],
+        rounding_only_b=rounding[2],
         mask_covariance=both - chance,
         mask_variance_a=changed_a * (1 - changed_a / n),
         mask_variance_b=changed_b * (1 - changed_b / n),

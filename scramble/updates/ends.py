@@ -31,12 +31,14 @@ class Update:
         start, end: as bf16 words.
         delta: the update, in float32.
         on_grid: whether the start weights are bf16 values.
+        fine: whether the update is known more finely than bf16 rounding lets through.
     """
 
     start: UInt16[np.ndarray, ...]
     end: UInt16[np.ndarray, ...]
     delta: Float32[np.ndarray, ...]
     on_grid: bool = True
+    fine: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,20 +72,20 @@ class Run:
         start_storage, end_storage = self.start.storage(there), self.end.storage(there)
         start, end = self.start.words(there), self.end.words(there)
         delta = float32_values(end, end_storage) - float32_values(start, start_storage)
-        grid = _on_grid(start, start_storage)
+        grid, fine = _on_grid(start, start_storage), not _on_grid(end, end_storage)
         start, end = bf16_words(start, start_storage), bf16_words(end, end_storage)
         if not aligned or self.base is None:
-            return Update(start, end, delta, grid)
+            return Update(start, end, delta, grid, fine)
         layout, elements = self.undo[name].layout, self.undo[name].elements
         sizes = self.base.architecture.sizes
         if self.undo[name].exact:
             moved = [act(part, layout, sizes, elements) for part in (start, end, delta)]
-            return Update(moved[0], moved[1], moved[2], grid)
+            return Update(moved[0], moved[1], moved[2], grid, fine)
         back = act(delta.astype(np.float64), layout, sizes, elements)
         words, storage = self.base.words(name), self.base.storage(name)
         landed = STORAGES["BF16"].encode(storage.decode(words) + back)
         grid = _on_grid(words, storage)
-        return Update(bf16_words(words, storage), landed, back.astype(np.float32), grid)
+        return Update(bf16_words(words, storage), landed, back.astype(np.float32), grid, fine)
 
 
 def _on_grid(words: Array, storage: Storage) -> bool:

@@ -59,7 +59,7 @@ def update_ratios(counts: pd.DataFrame) -> pd.DataFrame:
 def pair_ratios(counts: pd.DataFrame) -> pd.DataFrame:
     """Overlap of two runs' updates and its baselines (arXiv 2511.08567, 2.2 and 4.2; controls: ours).
 
-    `chance` and `magnitude_matched` are the Jaccard overlaps expected under those baselines;
+    `chance`, `rounding_only` and `magnitude_matched` are the Jaccard overlaps expected under those baselines;
     `jaccard_above_chance` and `jaccard_above_magnitude_matched` are `(J - b) / (1 - b)`. Where nothing
     changed, a ratio does not exist and is NaN.
     """
@@ -72,9 +72,11 @@ def pair_ratios(counts: pd.DataFrame) -> pd.DataFrame:
         _ratio(c["both"], c["changed_a"]),
         _ratio(c["both"], c["changed_b"]),
     )
-    for baseline in ("chance", "magnitude_matched"):
-        found[baseline] = _ratio(c[baseline], total - c[baseline])
-    for baseline in ("chance", "magnitude_matched"):
+    expected = {"chance": total, "rounding_only": c["rounding_only_a"] + c["rounding_only_b"]}
+    expected["magnitude_matched"] = total
+    for baseline, changes in expected.items():
+        found[baseline] = _ratio(c[baseline], changes - c[baseline])
+    for baseline in expected:
         found[f"jaccard_above_{baseline}"] = _ratio(found["jaccard"] - found[baseline], 1 - found[baseline])
     for name, top, a, b in (
         ("phi", "mask_covariance", "mask_variance_a", "mask_variance_b"),

@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 from scramble.axes import Array
 from scramble.checkpoints import STORAGES
 from scramble.checkpoints.storage import bf16_to_float32
-from scramble.updates.counts import pair_counts, ranks, side, update_counts
+from scramble.updates.counts import pair_counts, passing_rate, ranks, side, update_counts
 from scramble.updates.ends import Update
 from scramble.updates.masks import changed, magnitude_key, non_finite
 from scramble.updates.ratios import pair_ratios
@@ -185,3 +185,37 @@ def test_update_counts_are_sums() -> None:
     assert found.n == 4000
     assert math.isclose(found.update_square, (a.delta.astype(np.float64) ** 2).sum())
     assert math.isclose(found.start_square, (bf16_to_float32(a.start).astype(np.float64) ** 2).sum())
+
+
+@given(st.integers(0, 10_000))
+def test_the_passing_rate_agrees_with_the_definition(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    words = np.concatenate([rng.choice(ALL_WORDS, 60), (ALL_WORDS[::128])[:60]])
+    words = words[(words >> 7) & 0xFF != 0xFF]
+    start = STORAGES["BF16"].decode(words)
+    delta = (rng.standard_normal(len(words)) * 2.0 ** rng.integers(-140, 3, len(words))).astype(np.float32)
+    delta[::7] = np.float32(2.0) ** rng.integers(-20, 3, len(delta[::7]))  # powers of two, on the thresholds
+    sizes = np.abs(delta.astype(np.float64))
+    for weight, step, found in zip(start, delta, passing_rate(words, delta), strict=True):
+        outward = step == 0 or np.sign(step) == np.sign(weight) or weight == 0
+        ulp = STORAGES["BF16"].ulp(np.array([weight]))[0]
+        power = weight != 0 and np.frexp(abs(weight))[0] == 0.5 and abs(weight) > 2.0**-126
+        threshold = ulp / 4 if power and not outward else ulp / 2
+        assert found == (sizes > threshold).mean()
+
+
+def test_rounding_alone_explains_updates_that_are_blind_to_the_weight() -> None:
+    rng = np.random.default_rng(0)
+    words = (rng.standard_normal(200_000).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    start = bf16_to_float32(words)
+    runs = []
+    for _ in range(2):
+        delta = (rng.standard_normal(len(words)) * 1e-3).astype(np.float32)
+        end = STORAGES["BF16"].encode((start + delta).astype(np.float64))
+        runs.append(Update(words, end, delta))
+    row = ratios(pair_counts(side(runs[0]), side(runs[1])))
+    assert row["jaccard"] > row["chance"] + 0.1
+    assert abs(row["jaccard"] - row["rounding_only"]) < 0.005
+    assert abs(row["jaccard_above_rounding_only"]) < 0.01
+    blunt = [side(Update(run.start, run.end, run.delta, fine=False)) for run in runs]
+    assert np.isnan(ratios(pair_counts(*blunt))["rounding_only"])
