@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scramble.cli import Format, FormatOption, QuietOption, counter, emit, reporter
 from scramble.errors import RunError
+from scramble.printing import Format, FormatOption, QuietOption, counter, emit, reporter
 
 if TYPE_CHECKING:
     from interventions.contrast import Contrasts

@@ -14,11 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from runs.folder import RunFolder, run_folder
 from runs.recipe import Recipe, parse, read_yaml
 from runs.run import start_hash
-from scramble.apply import apply, choose
 from scramble.checkpoints import locate, open_checkpoint
 from scramble.errors import RecipeError
 from scramble.families import Architecture
 from scramble.manifest import has_manifest, read_manifest
+from scramble.operations.apply import apply, choose
 from scramble.symmetries import Symmetry
 
 
@@ -142,10 +142,10 @@ def plan(experiment: Experiment, out: Path) -> list[PlannedRun]:
         ScrambleError: the base cannot be read, or an arm asks for a scramble that it does not have.
     """
     base = locate(experiment.base)
-    architecture, base_hash = open_checkpoint(base).architecture, start_hash(base)
+    checkpoint, base_hash = open_checkpoint(base), start_hash(base)
     runs = []
     for name, arm in experiment.arms.items():
-        _can_be_aligned(experiment, name, choose(architecture, arm.scrambles, None), architecture)
+        _can_be_aligned(experiment, name, choose(checkpoint, arm.scrambles, None), checkpoint.architecture)
         start = start_folder(experiment, name, out, base_hash)
         digest = base_hash if start == base else start_hash(start) if start.exists() else None
         for seed in arm.seeds or experiment.seeds:

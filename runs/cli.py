@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from scramble.cli import Format, FormatOption, QuietOption, counter, emit
+from scramble.printing import Format, FormatOption, QuietOption, counter, emit
 
 
 def commands(app: typer.Typer) -> None:

@@ -5,13 +5,8 @@ Heavy imports happen inside the command that needs them.
 
 from __future__ import annotations
 
-import csv
-import json
-import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from enum import StrEnum
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -19,10 +14,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+import scramble
 from scramble import __version__
 from scramble.errors import NotEquivalentError, ScrambleError
-
-Row = Mapping[str, Any]
+from scramble.printing import ForceOption, Format, FormatOption, OutOption, QuietOption, emit, reporter
 
 app = typer.Typer(
     help="Change a model's weights without changing its function; measure what training did to them.",
@@ -33,18 +28,12 @@ app = typer.Typer(
 )
 
 
-class Format(StrEnum):
-    """How a result is printed on standard output."""
+class By(StrEnum):
+    """What the rows of `verify` are."""
 
-    table = "table"
-    json = "json"
-    csv = "csv"
+    check = "check"
+    layer = "layer"
 
-
-FormatOption = Annotated[Format, typer.Option("--format", help="How the result is printed.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing target.")]
-OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write.")]
 
 _debug = False
 
@@ -66,73 +55,6 @@ def _global(
     _debug = debug
 
 
-def reporter(quiet: bool) -> Callable[[str], None]:
-    """Where progress goes: standard error, or nowhere."""
-    return (lambda message: None) if quiet else (lambda message: typer.echo(message, err=True))
-
-
-@contextmanager
-def counter(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar with time left on standard error; yields `advance(done, total)`."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def emit(rows: Sequence[Row], meta: Mapping[str, Any], format: Format) -> None:
-    """Print a result: rows under `rows` and `meta` beside them (JSON), or the rows alone (CSV, table)."""
-    if format is Format.json:
-        content = _finite({"meta": dict(meta), "rows": [dict(row) for row in rows]})
-        json.dump(content, sys.stdout, indent=2, default=str, allow_nan=False)
-        sys.stdout.write("\n")
-    elif format is Format.csv:
-        writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows(rows)
-    else:
-        _print_table(rows, meta)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null stands for them."""
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _print_table(rows: Sequence[Row], meta: Mapping[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    for key, value in meta.items():
-        console.print(f"{key}: {_cell(value)}", highlight=False, markup=False, soft_wrap=True)
-    if not rows:
-        return
-    table = Table(show_edge=False, box=None, pad_edge=False)
-    for name in rows[0]:
-        numeric = all(isinstance(row[name], int | float | None) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
-    console.print(table, highlight=False, markup=False)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.2e}"
-    return str(value)
-
-
 @app.command()
 def apply(
     model: Annotated[str, typer.Argument(help="A checkpoint folder, or a hub id org/name@revision.")],
@@ -149,35 +71,36 @@ def apply(
     hash: Annotated[
         str, typer.Option(help="What the manifest's hash of the source covers: touched or full.")
     ] = "touched",
+    device: Annotated[
+        str | None, typer.Option(help="Where rotations are computed, as cuda; numpy without.")
+    ] = None,
     force: ForceOption = False,
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
     """Scramble layers of MODEL without changing its function."""
     _one_blas_thread()
-    from scramble.apply import apply as scramble_apply
-    from scramble.checkpoints import locate
+    from scramble.checkpoints import target_of
     from scramble.errors import SelectionError
     from scramble.selection import DEFAULT_SYMMETRIES
 
     if hash not in ("touched", "full"):
         raise SelectionError(f"--hash {hash}: touched or full")
-    source = locate(model)
-    target = out or default_target(model, source, "scrambled")
-    manifest = scramble_apply(
-        source,
-        target,
+    manifest = scramble.apply(
+        model,
+        out,
         layers=layers,
         symmetries=symmetry or DEFAULT_SYMMETRIES,
         seed=seed,
         check=verify,
+        device=device,
         force=force,
         full_hash=hash == "full",
         report=reporter(quiet),
     )
     done = manifest.scrambles[-1]
     rows = [{"tensor": name, **record.model_dump()} for name, record in done.tensors.items()]
-    meta = {"out": str(target), "seed": seed, **_verdict(done.equivalence)}
+    meta = {"out": str(target_of(model, out, "scrambled")), "seed": seed, **_verdict(done.equivalence)}
     if format is Format.table:
         rows = [{key: row[key] for key in ("tensor", "dtype", "rounding_error")} for row in rows]
     emit(rows, meta, format)
@@ -192,14 +115,8 @@ def _one_blas_thread() -> None:
 
 
 def _verdict(equivalence: Any) -> dict[str, Any]:
-    return {"verdict": "not verified"} if equivalence is None else equivalence.model_dump()
-
-
-def default_target(model: str, source: Path, suffix: str) -> Path:
-    """Beside a folder; in the working folder for a hub id."""
-    if Path(model).is_dir():
-        return source.with_name(f"{source.name}-{suffix}")
-    return Path.cwd() / f"{model.split('@')[0].rsplit('/', 1)[-1]}-{suffix}"
+    hidden = {"layers"}
+    return {"verdict": "not verified"} if equivalence is None else equivalence.model_dump(exclude=hidden)
 
 
 @app.command()
@@ -217,13 +134,10 @@ def invert(
 ) -> None:
     """Undo the scrambles of MODEL: back to the frame of its base."""
     _one_blas_thread()
-    from scramble.checkpoints import locate
-    from scramble.invert import invert as scramble_invert
+    from scramble.checkpoints import target_of
 
-    source = locate(model)
-    target = out or default_target(model, source, "inverted")
-    names = scramble_invert(source, target, manifest=manifest, force=force)
-    emit([{"tensor": name} for name in names], {"out": str(target)}, format)
+    names = scramble.invert(model, out, manifest=manifest, force=force)
+    emit([{"tensor": name} for name in names], {"out": str(target_of(model, out, "inverted"))}, format)
 
 
 @app.command()
@@ -236,43 +150,31 @@ def fold(
     quiet: QuietOption = False,
 ) -> None:
     """Move norm gains into the weights that read them: the base that residual-rotation needs."""
-    from scramble.checkpoints import locate
-    from scramble.fold import fold as scramble_fold
+    from scramble.checkpoints import target_of
 
-    source = locate(model)
-    target = out or default_target(model, source, "folded")
-    done = scramble_fold(source, target, check=verify, force=force, report=reporter(quiet)).fold
+    done = scramble.fold(model, out, check=verify, force=force, report=reporter(quiet)).fold
     assert done is not None
     rows = [{"tensor": name, **record.model_dump()} for name, record in done.tensors.items()]
     if format is Format.table:
         rows = [{key: row[key] for key in ("tensor", "dtype", "rounding_error")} for row in rows]
-    emit(rows, {"out": str(target), **_verdict(done.equivalence)}, format)
+    emit(rows, {"out": str(target_of(model, out, "folded")), **_verdict(done.equivalence)}, format)
 
 
 @app.command()
 def verify(
     base: Annotated[str, typer.Argument(help="The checkpoint that was scrambled.")],
     model: Annotated[str, typer.Argument(help="The scrambled checkpoint.")],
+    prompts: Annotated[
+        Path | None, typer.Option(help="A text file to run on, instead of random tokens.")
+    ] = None,
+    by: Annotated[By, typer.Option(help="Rows: the checks, or errors layer by layer.")] = By.check,
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
     """Show that two checkpoints compute one function. Exit code 0 equivalent, 1 not, 2 could not tell."""
-    from scramble.checkpoints import locate
-    from scramble.verify import STORAGE_FACTOR
-    from scramble.verify import verify as scramble_verify
-
-    found = scramble_verify(locate(base), locate(model))
-    checks: list[tuple[str, float | None, float | None]] = [
-        ("algebra", found.algebra_error, found.algebra_bound),
-        ("weights_off", found.weights_off, 0),
-        ("storage", found.storage_error, STORAGE_FACTOR * found.noise_floor),
-    ]
-    rows = [
-        {"check": name, "value": value, "bound": bound, "passed": value <= bound}
-        for name, value, bound in checks
-        if value is not None and bound is not None
-    ]
-    meta = found.model_dump()
+    found = scramble.verify(base, model, prompts=prompts)
+    rows = [one.model_dump() for one in found.layers] if by is By.layer else found.checks()
+    meta = _verdict(found)
     if found.algebra_error is None:
         meta["note"] = "no manifest in MODEL that starts from BASE: the algebra could not be checked"
     emit(rows, meta, format)

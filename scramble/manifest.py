@@ -104,7 +104,21 @@ class Equivalence(_Record):
     top1_agreement: float | None = None
     arithmetic: str
     tokens: int
+    storage_bound: float | None = None
     layers: tuple[LayerErrors, ...] = ()
+
+    def checks(self) -> list[dict[str, Any]]:
+        """The checks that ran: value, bound, and whether it passed."""
+        ran = [
+            ("algebra", self.algebra_error, self.algebra_bound),
+            ("weights_off", self.weights_off, 0),
+            ("storage", self.storage_error, self.storage_bound),
+        ]
+        return [
+            {"check": name, "value": value, "bound": bound, "passed": value <= bound}
+            for name, value, bound in ran
+            if value is not None and bound is not None
+        ]
 
 
 class Scramble(_Record):

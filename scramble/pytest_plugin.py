@@ -20,7 +20,7 @@ def assert_equivalent(base: str | Path, other: str | Path) -> None:
         AssertionError: they do not; the message has the measured errors and their bounds.
         ScrambleError: they cannot be compared.
     """
-    from scramble.verify import verify
+    from scramble.operations.verify import verify
 
     found = verify(Path(base), Path(other))
     assert found.verdict == "equivalent", f"{other} is not equivalent to {base}: {found}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,11 +22,14 @@ WORKERS = 4
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".gguf", ".onnx")
 
 
-def rewrite(checkpoint: Checkpoint, stage: Staging, touched: Actions) -> dict[str, TouchedTensor]:
+def rewrite(
+    checkpoint: Checkpoint, stage: Staging, touched: Actions, renamed: Mapping[str, str | None]
+) -> dict[str, TouchedTensor]:
     """Copy every shard with the kernel, overwrite the touched tensors, and copy the files beside them.
 
     Names of shards and of `config.json` keep their `.partial` until the staging folder is committed.
-    Tensors are transformed side by side while the next shards are copied.
+    Tensors are transformed side by side while the next shards are copied. `renamed` are files that take
+    another name, or (None) are left out.
     """
     need = sum(shard.size for shard in checkpoint.shards)
     if (free := shutil.disk_usage(stage.folder).free) < need:
@@ -42,8 +45,7 @@ def rewrite(checkpoint: Checkpoint, stage: Staging, touched: Actions) -> dict[st
                 done.result()  # an error ends the copying too
             for entry in entries:
                 jobs[entry.name] = pool.submit(_replace, checkpoint, stage, copy, entry, touched)
-        for path in side_files(checkpoint.folder):
-            stage.copy(path, path.name)
+        copy_side_files(checkpoint.folder, stage, renamed)
         stage.write("config.json" + PARTIAL, (checkpoint.folder / "config.json").read_bytes())
         return {name: jobs[name].result() for name in sorted(jobs)}
     finally:
@@ -64,6 +66,12 @@ def _replace(
         dtype=entry.dtype,
         rounding_error=error,
     )
+
+
+def copy_side_files(folder: Path, stage: Staging, renamed: Mapping[str, str | None]) -> None:
+    for path in side_files(folder):
+        if name := renamed.get(path.name, path.name):
+            stage.copy(path, name)
 
 
 def side_files(folder: Path) -> Iterator[Path]:

@@ -1,7 +1,7 @@
 """Reading and writing Hugging Face checkpoints as streams of bytes."""
 
 from scramble.checkpoints.folder import TIED, Checkpoint, open_checkpoint
-from scramble.checkpoints.source import locate
+from scramble.checkpoints.source import locate, target_of
 from scramble.checkpoints.staging import PARTIAL, Staging, staging
 from scramble.checkpoints.storage import STORAGES, Storage
 
@@ -15,4 +15,5 @@ __all__ = [
     "locate",
     "open_checkpoint",
     "staging",
+    "target_of",
 ]

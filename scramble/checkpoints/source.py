@@ -9,7 +9,7 @@ _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 
 
-def locate(model: str) -> Path:
+def locate(model: str | Path) -> Path:
     """The folder of a model, downloaded through huggingface_hub if it is not local.
 
     Raises:
@@ -17,8 +17,8 @@ def locate(model: str) -> Path:
     """
     if Path(model).is_dir():
         return Path(model).resolve()
-    match = _HUB_ID.fullmatch(model)
-    if match is None or model.startswith("."):
+    match = _HUB_ID.fullmatch(str(model))
+    if match is None or str(model).startswith("."):
         raise CheckpointError(f"{model}: no such folder, and not a hub id (org/name@revision)")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -29,3 +29,16 @@ def locate(model: str) -> Path:
         first = str(error).strip().splitlines()[0]
         raise CheckpointError(f"{model}: no such folder, and the hub did not give it ({first})") from None
     return Path(found)
+
+
+def target_of(model: str | Path, out: str | Path | None, suffix: str) -> Path:
+    """Where what is made of a model goes: `out`, or `NAME-suffix`.
+
+    That is beside a folder; of a hub id, in the working folder.
+    """
+    if out is not None:
+        return Path(out)
+    if Path(model).is_dir():
+        source = Path(model).resolve()
+        return source.with_name(f"{source.name}-{suffix}")
+    return Path.cwd() / f"{str(model).split('@')[0].rsplit('/', 1)[-1]}-{suffix}"

@@ -113,17 +113,20 @@ class Architecture:
 
     def slots(self, layer: int | None = None) -> dict[str, Slot]:
         """Tensor name to slot, for one layer or the whole model."""
-        if layer is None:
-            return self._all
-        prefix = self.family.layer.replace("{layer}", str(layer))
-        return self._expand(prefix, self.family.table(self.config, layer), layer)
+        return self._all if layer is None else self._by_layer[layer]
+
+    @cached_property
+    def _by_layer(self) -> list[dict[str, Slot]]:
+        prefixes = [self.family.layer.replace("{layer}", str(layer)) for layer in range(self.layers)]
+        return [
+            self._expand(prefix, self.family.table(self.config, layer), layer)
+            for layer, prefix in enumerate(prefixes)
+        ]
 
     @cached_property
     def _all(self) -> dict[str, Slot]:
-        found = self._expand("", self.family.outside(self.config), None)
-        for layer in range(self.layers):
-            found |= self.slots(layer)
-        return found
+        outside = self._expand("", self.family.outside(self.config), None)
+        return outside | {name: slot for layer in self._by_layer for name, slot in layer.items()}
 
     def _expand(self, prefix: str, table: Table, layer: int | None) -> dict[str, Slot]:
         found = {}

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 import numpy as np
 
 from scramble.axes import Array, Layout, Sizes
+from scramble.symmetries.products import multiply
 
 if TYPE_CHECKING:
     from jaxtyping import Float64, Int64
 
 ElementKind = Literal["rotation", "permutation", "signed-permutation"]
-# Multiplications that OpenBLAS leaves to one thread. Tensors are transformed side by side, and threads inside
 # each product would wait for one another (five times slower).
-_ALONE = 1 << 18
 
 
 class Element(Protocol):
@@ -87,12 +86,8 @@ class Rotation:
         matrices = np.expand_dims(self._transposed, tuple(range(stack, stack + len(rest) - 1)))
         image = np.empty_like(view)
         x, y = (array[..., None].transpose(order) for array in (view, image))
-        strip = _ALONE // matrices.shape[-1] ** 2
-        strip = strip if strip >= 4 else x.shape[-2]
         with np.errstate(invalid="ignore", over="ignore"):  # who stores the image refuses what is not finite
-            for start in range(0, x.shape[-2], strip):
-                part = (..., slice(start, start + strip), slice(None))
-                np.matmul(x[part], matrices, out=y[part])
+            multiply(x, matrices, y)
         return image
 
     def act_on_gain(self, view: Array, names: tuple[str, ...]) -> Array:

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from scramble.cli import Format, FormatOption, QuietOption, counter, emit
 from scramble.errors import ManifestError, SelectionError
+from scramble.printing import Format, FormatOption, QuietOption, counter, emit
 
 ByOption = Annotated[
     str, typer.Option(help="Levels, comma-separated: model, module, layer, layer-module, tensor.")

@@ -14,12 +14,12 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from scramble.apply import apply
 from scramble.checkpoints import open_checkpoint
 from scramble.errors import SymmetryError, UnknownFamilyError
 from scramble.families import FAMILIES as TABLES
-from scramble.invert import invert
 from scramble.manifest import read_manifest
+from scramble.operations.apply import apply
+from scramble.operations.invert import invert
 from scramble.symmetries import SYMMETRIES
 from tests.models import FAMILIES, Tiny, logits, tinies, weights
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scramble.apply import apply
+from scramble.operations.apply import apply
 from scramble.pytest_plugin import assert_equivalent
 from tests.models import Tiny
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from scramble import families
-from scramble.apply import apply
 from scramble.families.qwen2 import QWEN2
+from scramble.operations.apply import apply
 from tests.conftest import Command
 from tests.models import Tiny, edit_config, weights
 

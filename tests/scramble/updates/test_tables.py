@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from scramble.apply import apply
 from scramble.errors import CheckpointError, MismatchError
+from scramble.operations.apply import apply
 from scramble.updates.ends import ends
 from scramble.updates.tables import count_pairs, diff, overlap
 from tests.conftest import Command
@@ -250,7 +250,7 @@ def test_a_start_off_the_bf16_grid_has_no_magnitude_matched_figure(
 
 
 def test_a_trained_scrambled_model_inverted_computes_the_same(arms: dict[str, Path], tmp_path: Path) -> None:
-    from scramble.invert import invert
+    from scramble.operations.invert import invert
 
     invert(arms["moved"], tmp_path / "back", manifest=arms["start"])
     error = torch.linalg.norm(logits(tmp_path / "back") - logits(arms["moved"]))

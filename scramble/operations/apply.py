@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import scramble
-from scramble.actions import draw_steps, recall, resolve
-from scramble.checkpoints import PARTIAL, open_checkpoint, staging
+from scramble.actions import draw_steps, recall, resolve, uneven_gain
+from scramble.card import CARD, card, renamed
+from scramble.checkpoints import PARTIAL, Checkpoint, locate, open_checkpoint, staging, target_of
 from scramble.errors import NotEquivalentError, SelectionError, SymmetryError
-from scramble.families import Architecture
 from scramble.manifest import (
     ELEMENTS,
     MANIFEST,
@@ -23,23 +23,25 @@ from scramble.manifest import (
     read_manifest,
     write_elements,
 )
+from scramble.operations.verify import certify, claim
 from scramble.rewrite import left_out, rewrite
 from scramble.selection import DEFAULT_SYMMETRIES, requests
 from scramble.selection import layers as numbers_of
 from scramble.symmetries import Symmetry, symmetry
-from scramble.verify import certify, claim
+from scramble.symmetries.products import products_on
 
 Report = Callable[[str], None]
 
 
 def apply(
-    source: Path,
-    target: Path,
+    model: str | Path,
+    out: str | Path | None = None,
     *,
     layers: str | None = None,
     symmetries: Sequence[str] = DEFAULT_SYMMETRIES,
     seed: int = 0,
     check: bool = True,
+    device: str | None = None,
     force: bool = False,
     full_hash: bool = False,
     report: Report = lambda message: None,
@@ -50,19 +52,23 @@ def apply(
     equivalent, or anything else goes wrong, nothing is written. The source is only read.
 
     Args:
+        model: a folder, or a hub id `org/name@revision`.
+        out: the folder to write; by default `NAME-scrambled`, beside a folder or in the working folder.
         layers: `20,25`, `4-8`, `-1`, `all`; a symmetry's own `layers=` overrides it.
         symmetries: `NAME[:option=value,layers=...]`, applied in order.
         seed: names the draw; the same (seed, symmetry, layer, head) draws the same element.
         check: verify what was written (algebra and storage).
+        device: a torch device for the products of rotations, as `cuda`; numpy without.
         force: replace an existing target.
         full_hash: record a hash of every byte of the source, not only of the touched tensors.
 
     Raises:
         ScrambleError: see `scramble.errors`; the message is one line.
     """
+    source, target = locate(model), target_of(model, out, "scrambled")
     checkpoint = open_checkpoint(source)
     architecture = checkpoint.architecture
-    chosen = choose(architecture, symmetries, layers)
+    chosen = choose(checkpoint, symmetries, layers)
 
     earlier: tuple[Scramble, ...] = ()
     elements: Elements = {}
@@ -79,7 +85,8 @@ def apply(
         report(f"writing {len(touched)} touched tensors of {len(checkpoint.tensors)}")
         if others := left_out(checkpoint):
             report(f"not carried over: {', '.join(others)}")
-        records = rewrite(checkpoint, stage, touched)
+        with products_on(device):
+            records = rewrite(checkpoint, stage, touched, renamed(source))
         _refuse_undone(earlier, records)
         write_elements(stage.folder / ELEMENTS, {**elements, **stored})
         stage.sync()
@@ -104,13 +111,15 @@ def apply(
                     f"{target}: not equivalent to {source}, nothing was written: {done.equivalence}"
                 )
         manifest = Manifest(family=architecture.family.name, fold=fold, scrambles=(*earlier, done))
+        origin = str(model) if not earlier else earlier[0].source.path
+        stage.write(CARD, card(target.name, origin, manifest).encode())
         stage.write(MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
         stage.commit()
     return manifest
 
 
 def choose(
-    architecture: Architecture, symmetries: Sequence[str], layers: str | None
+    checkpoint: Checkpoint, symmetries: Sequence[str], layers: str | None
 ) -> list[tuple[Symmetry, tuple[int | None, ...]]]:
     """Read and check what is asked for: symmetries with their options, and the layers of each.
 
@@ -118,7 +127,7 @@ def choose(
         SelectionError: layers that are not there, or none.
         SymmetryError: unknown, or forbidden in one of its layers.
     """
-    chosen = []
+    architecture, chosen = checkpoint.architecture, []
     for name, options, given in requests(symmetries):
         drawn = symmetry(name, options)
         numbers = _layers(drawn, given, layers, architecture.layers)
@@ -127,6 +136,8 @@ def choose(
                 raise SymmetryError(
                     f"{name} does not exist in {_place(layer)} of this {architecture.family.name}: {reason}"
                 )
+        if drawn.equal_gains and (uneven := uneven_gain(checkpoint, drawn.equal_gains)):
+            raise SymmetryError(uneven)
         chosen.append((drawn, numbers))
     if layers is not None and all(drawn.whole for drawn, _ in chosen):
         raise SelectionError(f"--layers {layers}: {chosen[0][0].name} acts on the whole model")

@@ -16,7 +16,7 @@ import numpy as np
 
 from scramble.actions import Action, Actions, Stage, inverse, recall, resolve
 from scramble.axes import Array
-from scramble.checkpoints import TIED, Checkpoint, open_checkpoint
+from scramble.checkpoints import TIED, Checkpoint, locate, open_checkpoint
 from scramble.errors import MismatchError, SelectionError, UndecidedError
 from scramble.manifest import Equivalence, LayerErrors, has_manifest, read_manifest
 from scramble.symmetries.draws import generator
@@ -74,12 +74,13 @@ class Base:
         return self.checkpoint.storage(self.alias.get(name, name)).decode(self.words(name))
 
 
-def verify(base: Path, model: Path, *, prompts: Path | None = None) -> Equivalence:
+def verify(base: str | Path, model: str | Path, *, prompts: str | Path | None = None) -> Equivalence:
     """Compare two checkpoints that should compute the same function.
 
     With a manifest in `model` that starts from `base`, all checks run; otherwise only storage.
 
     Args:
+        base, model: folders or hub ids.
         prompts: a text file to run on, cut into sequences by the base's tokenizer; random tokens without.
 
     Raises:
@@ -87,8 +88,8 @@ def verify(base: Path, model: Path, *, prompts: Path | None = None) -> Equivalen
         UndecidedError: a layer does not fit in memory, or the logits are not finite.
         SelectionError: the prompts cannot be read.
     """
-    first, second = open_checkpoint(base), open_checkpoint(model)
-    return certify(first, second, _recorded(first, second), prompts=prompts)
+    first, second = open_checkpoint(locate(base)), open_checkpoint(locate(model))
+    return certify(first, second, _recorded(first, second), prompts=Path(prompts) if prompts else None)
 
 
 def _recorded(base: Checkpoint, model: Checkpoint) -> Claim | None:
@@ -97,7 +98,7 @@ def _recorded(base: Checkpoint, model: Checkpoint) -> Claim | None:
         return None
     manifest, elements = read_manifest(model.folder)
     if manifest.fold and not manifest.scrambles and manifest.fold.source.is_of(base, manifest.fold.tensors):
-        from scramble.fold import claim_of_fold
+        from scramble.operations.fold import claim_of_fold
 
         return claim_of_fold(base, model)
     for place, done in enumerate(manifest.scrambles):
@@ -157,7 +158,8 @@ def certify(
             kl, agreement = _divergence(reference, found)
 
     storage, floor = errors["storage"][0], max(errors["noise"])
-    passed = storage <= max(STORAGE_FACTOR * floor, RESOLUTION[forward.arithmetic])
+    most = max(STORAGE_FACTOR * floor, RESOLUTION[forward.arithmetic])
+    passed = storage <= most
     algebra = weights_off = None
     bound = ALGEBRA_BOUND[forward.arithmetic]
     if claimed is not None:
@@ -175,6 +177,7 @@ def certify(
         top1_agreement=agreement,
         arithmetic=forward.arithmetic,
         tokens=int(tokens.size),
+        storage_bound=most,
         layers=tuple(
             LayerErrors(
                 layer=layer,

@@ -20,31 +20,34 @@ import numpy as np
 
 import scramble
 from scramble.axes import Array
-from scramble.checkpoints import PARTIAL, TIED, Checkpoint, open_checkpoint, staging
+from scramble.card import CARD, card, renamed
+from scramble.checkpoints import PARTIAL, TIED, Checkpoint, locate, open_checkpoint, staging, target_of
 from scramble.checkpoints.extend import extend
 from scramble.checkpoints.shard import TensorEntry
 from scramble.errors import NotEquivalentError, SymmetryError
 from scramble.manifest import MANIFEST, Fold, Manifest, Source, TouchedTensor, has_manifest
-from scramble.rewrite import side_files
+from scramble.operations.verify import Claim, certify
+from scramble.rewrite import copy_side_files
 from scramble.transform import off
-from scramble.verify import Claim, certify
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
 
 
 def fold(
-    source: Path,
-    target: Path,
+    model: str | Path,
+    out: str | Path | None = None,
     *,
     check: bool = True,
     force: bool = False,
     full_hash: bool = False,
     report: Callable[[str], None] = lambda message: None,
 ) -> Manifest:
-    """Write a folded copy of a checkpoint, verified before it gets its name.
+    """Write a folded copy of a model, verified before it gets its name.
 
     Args:
+        model: a folder, or a hub id `org/name@revision`.
+        out: the folder to write; by default `NAME-folded`, beside a folder or in the working folder.
         check: verify what was written (algebra and storage).
         force: replace an existing target.
         full_hash: record a hash of every byte of the source, not only of the folded tensors.
@@ -54,6 +57,7 @@ def fold(
             already, or the checkpoint is a scrambled one.
         ScrambleError: see `scramble.errors`.
     """
+    source, target = locate(model), target_of(model, out, "folded")
     checkpoint = open_checkpoint(source)
     if has_manifest(source):
         raise SymmetryError(f"{source}: has a scramble.json; fold the base, then scramble the folded one")
@@ -73,8 +77,7 @@ def fold(
                 image = entry.storage.encode(values)
                 stage.overwrite(name, entry.start, image.data.cast("B"))
                 records[tensor] = _record(checkpoint, tensor, entry, image, values)
-        for path in side_files(checkpoint.folder):
-            stage.copy(path, path.name)
+        copy_side_files(checkpoint.folder, stage, renamed(source))
         if head is not None:
             _name_in_index(stage.folder, head)
         config = checkpoint.config | {"tie_word_embeddings": False}
@@ -98,6 +101,7 @@ def fold(
                     f"{target}: not equivalent to {source}, nothing was written: {done.equivalence}"
                 )
         manifest = Manifest(family=checkpoint.architecture.family.name, fold=done, scrambles=())
+        stage.write(CARD, card(target.name, str(model), manifest).encode())
         stage.write(MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
         stage.commit()
     return manifest

@@ -5,18 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 from scramble.actions import inverse, recorded, resolve
-from scramble.checkpoints import open_checkpoint, staging
+from scramble.card import renamed
+from scramble.checkpoints import locate, open_checkpoint, staging, target_of
 from scramble.errors import ManifestError
 from scramble.manifest import read_manifest
 from scramble.rewrite import rewrite
 
 
-def invert(source: Path, target: Path, *, manifest: Path | None = None, force: bool = False) -> list[str]:
+def invert(
+    model: str | Path,
+    out: str | Path | None = None,
+    *,
+    manifest: str | Path | None = None,
+    force: bool = False,
+) -> list[str]:
     """Write a copy of a checkpoint in the base's frame; returns the names of the tensors that changed.
 
     Inverses run in reverse order. Permutations come back bit for bit; a rotation is rounded once more.
 
     Args:
+        model: a folder, or a hub id `org/name@revision`.
+        out: the folder to write; by default `NAME-inverted`, beside a folder or in the working folder.
         manifest: the folder whose `scramble.json` to undo, where the checkpoint has none of its own (a
             trained one: the folder that its run started from).
 
@@ -24,8 +33,9 @@ def invert(source: Path, target: Path, *, manifest: Path | None = None, force: b
         ManifestError: no manifest, one of another model, or nothing to undo.
         ScrambleError: see `scramble.errors`.
     """
+    source, target = locate(model), target_of(model, out, "inverted")
     checkpoint = open_checkpoint(source)
-    done, elements = read_manifest(manifest or source)
+    done, elements = read_manifest(Path(manifest or source))
     if not done.scrambles:
         raise ManifestError(f"{manifest or source}: folded, not scrambled; folding is not undone")
     forward = recorded(done, elements, checkpoint)
@@ -34,6 +44,6 @@ def invert(source: Path, target: Path, *, manifest: Path | None = None, force: b
         raise ManifestError(f"{source}: is in the base's frame already")
     touched = resolve(checkpoint, inverse(forward))
     with staging(target, force=force, keep=source) as stage:
-        rewrite(checkpoint, stage, touched)
+        rewrite(checkpoint, stage, touched, renamed(source, back=True))
         stage.commit()
     return sorted(touched)

@@ -1,0 +1,1 @@
+"""What the commands do, as functions: apply, invert, fold, verify, compose."""

@@ -1,0 +1,98 @@
+"""What every command prints, and the options that say how: results on standard output, progress beside."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Row = Mapping[str, Any]
+
+
+class Format(StrEnum):
+    """How a result is printed on standard output."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", help="How the result is printed.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing target.")]
+OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write.")]
+
+
+def reporter(quiet: bool) -> Callable[[str], None]:
+    """Where progress goes: standard error, or nowhere."""
+    return (lambda message: None) if quiet else (lambda message: typer.echo(message, err=True))
+
+
+@contextmanager
+def counter(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar with time left on standard error; yields `advance(done, total)`."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def emit(rows: Sequence[Row], meta: Mapping[str, Any], format: Format) -> None:
+    """Print a result: rows under `rows` and `meta` beside them (JSON), or the rows alone (CSV, table)."""
+    if format is Format.json:
+        content = _finite({"meta": dict(meta), "rows": [dict(row) for row in rows]})
+        json.dump(content, sys.stdout, indent=2, default=str, allow_nan=False)
+        sys.stdout.write("\n")
+    elif format is Format.csv:
+        writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        _print_table(rows, meta)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null stands for them."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _print_table(rows: Sequence[Row], meta: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    for key, value in meta.items():
+        console.print(f"{key}: {_cell(value)}", highlight=False, markup=False, soft_wrap=True)
+    if not rows:
+        return
+    table = Table(show_edge=False, box=None, pad_edge=False)
+    for name in rows[0]:
+        numeric = all(isinstance(row[name], int | float | None) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    console.print(table, highlight=False, markup=False)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.2e}"
+    return str(value)

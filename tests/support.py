@@ -1,0 +1,98 @@
+"""The README's table of support, measured: family by symmetry, the error of the logits or why there is none.
+
+python -m tests.support    # writes the table into README.md
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from scramble.errors import SymmetryError
+from scramble.operations.apply import apply
+from scramble.operations.fold import fold
+from scramble.symmetries import SYMMETRIES
+from tests.models import FAMILIES, Tiny, logits
+
+README = Path(__file__).parents[1] / "README.md"
+START, END = "<!-- support: python -m tests.support -->\n", "<!-- end of support -->\n"
+COLUMNS = [name for name in SYMMETRIES if name != "residual-rotation"] + ["fold", "residual-rotation"]
+# Reasons, by what the refusal says. A small letter in the table stands for each.
+REASONS = {
+    "no axis expert": "no routed experts",
+    "clip_qkv": "only without `clip_qkv` (with it `vo-rotation:method=signed-permutation`)",
+    "q and k pass a LayerNorm": "only without the LayerNorm on q and k, which subtracts a mean over channels",
+    "ALiBi": "only without ALiBi, whose slopes cannot move",
+    "the norms are LayerNorms": "the norms are LayerNorms, which subtract a mean over channels",
+    "norms follow the blocks": "gains of norms after a block sit before the residual sum and cannot fold",
+}
+
+
+def measure(family: str, symmetry: str, switched: bool, scratch: Path) -> float | str:
+    """The relative error of float64 logits on a small model with random weights, or the refusal's key."""
+    model = Tiny(family, 2, 2, 8, layers=2, switched=switched, seed=1)
+    base, out = model.save(scratch / "base"), scratch / "out"
+    sparse = "1" if family == "deepseek_v3" else "0"
+    try:
+        if symmetry == "fold":
+            fold(base, out, check=False)
+        elif symmetry == "residual-rotation":
+            fold(base, scratch / "folded", check=False)
+            base = scratch / "folded"
+            apply(base, out, symmetries=(symmetry,), check=False)
+        else:
+            layers = None if SYMMETRIES[symmetry].whole else sparse
+            apply(base, out, layers=layers, symmetries=(symmetry,), check=False)
+    except SymmetryError as refused:
+        return next(key for key in REASONS if key in str(refused))
+    return float(torch.linalg.norm(logits(out) - logits(base)) / torch.linalg.norm(logits(base)))
+
+
+def cells(family: str) -> list[float | str]:
+    """One a column: the larger error of the plain and the switched configuration, or a reason's key.
+
+    Where only the switched configuration refuses, the key stands for both.
+    """
+    found: list[float | str] = []
+    for symmetry in COLUMNS:
+        answers = []
+        for switched in (False, True):
+            with TemporaryDirectory() as scratch:
+                answers.append(measure(family, symmetry, switched, Path(scratch)))
+        refusals = [answer for answer in answers if isinstance(answer, str)]
+        found.append(
+            refusals[0] if refusals else max(answer for answer in answers if not isinstance(answer, str))
+        )
+    return found
+
+
+def table(rows: dict[str, list[float | str]]) -> str:
+    """Markdown, with the reasons below."""
+    letters = dict(zip(REASONS, "abcdefgh", strict=False))
+    lines = [
+        "| family | " + " | ".join(f"`{name}`" for name in COLUMNS) + " |",
+        "|---" * (len(COLUMNS) + 1) + "|",
+    ]
+    for family, found in rows.items():
+        shown = [f"({letters[cell]})" if isinstance(cell, str) else f"{cell:.0e}" for cell in found]
+        lines.append(f"| {family} | " + " | ".join(shown) + " |")
+    notes = [f"({letters[key]}) {reason}" for key, reason in REASONS.items()]
+    return "\n".join(lines) + "\n\n" + "; ".join(notes) + ".\n"
+
+
+def printed() -> dict[str, list[str]]:
+    """The rows that the README shows."""
+    shown = README.read_text().split(START)[1].split(END)[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines() if "|" in line
+    ]
+    return {row[0]: row[1:] for row in rows[2:]}
+
+
+if __name__ == "__main__":
+    made = table({family: cells(family) for family in FAMILIES})
+    text = README.read_text()
+    README.write_text(re.sub(rf"(?s)({START}).*?({END})", lambda match: START + made + END, text))

@@ -1,0 +1,25 @@
+"""The README's table of support says what is measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import support
+from tests.models import FAMILIES
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_row_of_the_table_is_what_is_measured(family: str) -> None:
+    letters = dict(zip(support.REASONS, "abcdefgh", strict=False))
+    for name, measured, shown in zip(
+        support.COLUMNS, support.cells(family), support.printed()[family], strict=True
+    ):
+        if isinstance(measured, str):
+            assert shown == f"({letters[measured]})", name
+        else:
+            assert measured < 1e-10, name
+            assert float(shown) < 1e-10, name
+
+
+def test_the_table_has_every_family_once() -> None:
+    assert list(support.printed()) == list(FAMILIES)
