@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scramble.apply import apply
+from scramble.operations.apply import apply
 from tests.models import Tiny, with_tokenizer
 
 pytestmark = pytest.mark.vllm
