@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,8 +26,17 @@ class Format(StrEnum):
     csv = "csv"
 
 
+def _quieten(asked: bool) -> bool:
+    """huggingface_hub has bars of its own, and reads this when it is imported."""
+    if asked:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    return asked
+
+
 FormatOption = Annotated[Format, typer.Option("--format", help="How the result is printed.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress on standard error.", callback=_quieten)
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing target.")]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write.")]
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from scramble.errors import CheckpointError
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+# Weights, configs and tokenizers: no pickle and no code. Folders and consolidated files hold second copies.
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+_UNWANTED = ["*/*", "consolidated*"]
 
 
 def locate(model: str | Path) -> Path:
@@ -21,14 +23,36 @@ def locate(model: str | Path) -> Path:
     if match is None or str(model).startswith("."):
         raise CheckpointError(f"{model}: no such folder, and not a hub id (org/name@revision)")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    repo, revision = match["repo"], match["revision"]
     try:
-        found = snapshot_download(match["repo"], revision=match["revision"], allow_patterns=_WANTED)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{model}: no such folder, and the hub did not give it ({first})") from None
+        # It reads HF_HUB_OFFLINE, HF_ENDPOINT and the token itself, resumes where a connection broke, and
+        # fetches no whole file twice.
+        found = snapshot_download(repo, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+    except Exception as error:  # of its client too, whose classes have no common root
+        raise CheckpointError(f"{model}: no such folder, and {_why(error, revision)}") from error
     return Path(found)
+
+
+def _why(error: Exception, revision: str | None) -> str:
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(error, RevisionNotFoundError):
+        return f"the hub's repository has no revision {revision}"
+    if isinstance(error, GatedRepoError):
+        return "the hub gives it only to those who were granted access (set HF_TOKEN)"
+    if isinstance(error, RepositoryNotFoundError):
+        return "the hub has no such repository (a private one needs HF_TOKEN)"
+    if HF_HUB_OFFLINE and type(error) is LocalEntryNotFoundError:  # one of its children lists what is missing
+        return "HF_HUB_OFFLINE is set and the cache does not hold it; unset it, or download it first"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"the hub did not give it ({lines[0]})"
 
 
 def target_of(model: str | Path, out: str | Path | None, suffix: str) -> Path:
