@@ -7,7 +7,7 @@ from scramble.errors import CheckpointError
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 # Weights, configs and tokenizers: no pickle and no code. Folders and consolidated files hold second copies.
-_WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+_WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md", "LICENSE*"]
 _UNWANTED = ["*/*", "consolidated*"]
 
 
