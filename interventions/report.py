@@ -18,7 +18,13 @@ from scramble import __version__
 from scramble.manifest import has_manifest, read_manifest
 
 _SHOWN = ["treatment", "contrast", "frame", "pairs", "jaccard", "jaccard_low", "jaccard_high", "chance"]
-_SHOWN += ["rounding_only", "magnitude_matched", "jaccard_above_chance", "jaccard_above_magnitude_matched", "phi"]
+_SHOWN += [
+    "rounding_only",
+    "magnitude_matched",
+    "jaccard_above_chance",
+    "jaccard_above_magnitude_matched",
+    "phi",
+]
 _SHOWN += ["update_cosine", "update_rank_correlation"]
 
 

@@ -45,12 +45,18 @@ def overlap(
     base: Annotated[
         Path | None, typer.Option(help="What was scrambled, if it is not where the manifest says.")
     ] = None,
+    row_column: Annotated[
+        bool, typer.Option(help="Fit change rates by row and column too: a second, slower pass.")
+    ] = False,
+    decompose: Annotated[
+        bool, typer.Option(help="What the overlap above chance is made of (with --row-column).")
+    ] = False,
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
     """How far the updates of runs overlap, pair by pair, beside what chance and magnitude alone give."""
     from scramble.updates.ends import FRAMES, open_run
-    from scramble.updates.tables import count_pairs
+    from scramble.updates.tables import count_pairs, decomposed
     from scramble.updates.tables import overlap as scramble_overlap
 
     levels = _levels(by)
@@ -66,7 +72,8 @@ def overlap(
     if not undone:
         frames = ["raw"]
     with counter("comparing tensors", quiet) as progress:
-        table = scramble_overlap(count_pairs(opened, frames, progress), levels)
+        counts = count_pairs(opened, frames, progress, row_column=row_column or decompose)
+        table = (decomposed if decompose else scramble_overlap)(counts, levels)
     bf16 = sorted(run.name for run in opened if run.end.storage(run.tensors[0]).name == "BF16")
     meta = {
         "runs": len(opened),

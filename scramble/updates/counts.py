@@ -41,6 +41,9 @@ class PairCounts:
         rounding_only*: expected `both`, and expected changes of each run, if every weight drew an update of
             the run's own sizes, and bf16 storage let through what exceeds its threshold. NaN off the bf16
             grid, and for bf16 ends, whose updates rounding has passed already.
+        row_column_matched*: the same under the row and column fit, and the variance of `both` there, weights
+            being independent. NaN where it was not asked for.
+        chance_variance: of `both` under chance.
         mask_*: (co)variances of the two masks within the tensor, times n.
         dot, square_*: of the float32 updates.
         rank_*: (co)variances of the ranks of |update| within the tensor, ranks in [0, 1], times n.
@@ -56,6 +59,11 @@ class PairCounts:
     rounding_only: float
     rounding_only_a: float
     rounding_only_b: float
+    row_column_matched: float
+    row_column_matched_a: float
+    row_column_matched_b: float
+    row_column_matched_variance: float
+    chance_variance: float
     mask_covariance: float
     mask_variance_a: float
     mask_variance_b: float
@@ -81,10 +89,15 @@ class Side:
     delta: Float32[np.ndarray, " n"]
     ranks: Float32[np.ndarray, " n"]
     passing: Float64[np.ndarray, " n"] | None
+    fitted: Float64[np.ndarray, " n"] | None = None
 
 
-def side(update: Update) -> Side:
-    """Mask, magnitude keys, change rate by key, and ranks of one run's tensor."""
+def side(update: Update, *, row_column: bool = False) -> Side:
+    """Mask, magnitude keys, change rate by key, and ranks of one run's tensor.
+
+    Args:
+        row_column: fit change rates by row and column too; vectors keep their rates by key.
+    """
     mask = changed(update.start, update.end).reshape(-1)
     key = magnitude_key(update.start).reshape(-1)
     keys = np.bincount(key, minlength=KEYS).astype(np.float64)
@@ -92,7 +105,15 @@ def side(update: Update) -> Side:
     rate = np.divide(moved, keys, out=np.zeros(KEYS), where=keys > 0)
     delta = update.delta.reshape(-1)
     passing = passing_rate(update.start.reshape(-1), delta) if update.on_grid and update.fine else None
-    return Side(update, mask, key, keys, rate, delta, ranks(delta), passing)
+    fitted = None
+    if row_column and update.on_grid:
+        fitted = rate[key]
+        if update.start.ndim > 1:
+            from scramble.updates.row_column import row_column_rate
+
+            columns = update.start.shape[-1]
+            fitted = row_column_rate(mask.reshape(-1, columns), key.reshape(-1, columns)).reshape(-1)
+    return Side(update, mask, key, keys, rate, delta, ranks(delta), passing, fitted)
 
 
 def ranks(delta: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
@@ -160,6 +181,10 @@ def pair_counts(a: Side, b: Side) -> PairCounts:
     rounding = [float("nan")] * 3
     if a.passing is not None and b.passing is not None:
         rounding = [float(a.passing @ b.passing), float(a.passing.sum()), float(b.passing.sum())]
+    fit = [float("nan")] * 4
+    if a.fitted is not None and b.fitted is not None:
+        spread = float((a.fitted * (1 - a.fitted)) @ (b.fitted * (1 - b.fitted)))
+        fit = [float(a.fitted @ b.fitted), float(a.fitted.sum()), float(b.fitted.sum()), spread]
     signed = (a.delta != 0) & (b.delta != 0)
     return PairCounts(
         n=n,
@@ -171,6 +196,11 @@ def pair_counts(a: Side, b: Side) -> PairCounts:
         rounding_only=rounding[0],
         rounding_only_a=rounding[1],
         rounding_only_b=rounding[2],
+        row_column_matched=fit[0],
+        row_column_matched_a=fit[1],
+        row_column_matched_b=fit[2],
+        row_column_matched_variance=fit[3],
+        chance_variance=changed_a * (1 - changed_a / n) * changed_b * (1 - changed_b / n) / n,
         mask_covariance=both - chance,
         mask_variance_a=changed_a * (1 - changed_a / n),
         mask_variance_b=changed_b * (1 - changed_b / n),

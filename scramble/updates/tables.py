@@ -12,7 +12,7 @@ import pandas as pd
 from scramble.errors import MismatchError
 from scramble.updates.counts import Side, pair_counts, side, update_counts
 from scramble.updates.ends import FRAMES, Frame, Run, comparable
-from scramble.updates.ratios import pair_ratios, place, pool, update_ratios
+from scramble.updates.ratios import decomposition, pair_ratios, place, pool, update_ratios
 
 Progress = Callable[[int, int], None]
 PAIR = ["run_a", "run_b", "same_seed", "frame"]
@@ -39,6 +39,8 @@ def count_pairs(
     runs: Sequence[Run],
     frames: Sequence[Frame] = FRAMES,
     progress: Progress = lambda done, total: None,
+    *,
+    row_column: bool = False,
 ) -> pd.DataFrame:
     """Additive counts of every pair of runs, one row a tensor, pair and frame; each tensor is read once.
 
@@ -56,7 +58,7 @@ def count_pairs(
             if frame == "aligned" and "raw" in frames and untouched:
                 rows += [row | {"frame": "aligned"} for row in rows[-_pairs(runs) :]]
                 continue
-            sides = [side(run.read(name, frame)) for run in runs]
+            sides = [side(run.read(name, frame), row_column=row_column) for run in runs]
             if frame == "aligned" and not untouched:
                 _one_base(name, runs, sides)
             rows += [
@@ -70,6 +72,11 @@ def count_pairs(
 def overlap(counts: pd.DataFrame, levels: Sequence[str] = ("model", "module", "layer")) -> pd.DataFrame:
     """Figures of every pair at each level, from `count_pairs`."""
     return pd.concat([pair_ratios(part) for part in _pooled(counts, levels, PAIR)], ignore_index=True)
+
+
+def decomposed(counts: pd.DataFrame, levels: Sequence[str] = ("model", "module", "layer")) -> pd.DataFrame:
+    """What every pair's overlap above chance is made of, from `count_pairs(..., row_column=True)`."""
+    return pd.concat([decomposition(part) for part in _pooled(counts, levels, PAIR)], ignore_index=True)
 
 
 def _pooled(counts: pd.DataFrame, levels: Sequence[str], keep: Sequence[str]) -> list[pd.DataFrame]:
