@@ -95,8 +95,8 @@ def decomposition(counts: pd.DataFrame) -> pd.DataFrame:
     `above_chance` is observed minus expected intersection; `rounding`, `magnitude`, `row_column` are what
     each baseline adds to the one before it, and `coordinate` is what none explains, the candidate for
     steering. From bf16 ends rounding and magnitude are one part, under `magnitude`. Shares are given where
-    `above_chance` exceeds five standard errors. `coordinate_share_low` and `_high` are a 95 % interval, for weights that are
-    independent given the fit: too narrow where updates of neighbours are correlated.
+    `above_chance` exceeds five standard errors. `coordinate_share_low` and `_high` are a 95 % interval, for
+    weights that are independent given the fit: too narrow where updates of neighbours are correlated.
     """
     c = counts
     found = c[["level", "layer", "module", "tensor", "run_a", "run_b", "same_seed", "frame", "n"]].copy()

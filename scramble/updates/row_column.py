@@ -3,9 +3,9 @@
 A logistic model: `logit p(i,j) = key effect + row effect + column effect`, fitted to one run's mask on one
 matrix. Log-odds add, so that a weight that surely changes keeps its probability; products of rates would not.
 
-Row and column effects are penalised by `PENALTY / 2` times the sum of their squares (a ridge: a normal prior of
-variance 1 / PENALTY), which keeps rows that never or always change finite. Key effects are penalised by a hair
-only, so that the fitted rate of every magnitude key is the observed one.
+Row and column effects are penalised by `PENALTY / 2` times the sum of their squares (a ridge: a normal prior
+of variance 1 / PENALTY), which keeps rows that never or always change finite. Key effects are penalised by a
+hair only, so that the fitted rate of every magnitude key is the observed one.
 """
 
 from __future__ import annotations
