@@ -96,10 +96,12 @@ def _recorded(base: Checkpoint, model: Checkpoint) -> Claim | None:
     if not has_manifest(model.folder):
         return None
     manifest, elements = read_manifest(model.folder)
-    if manifest.fold and not manifest.scrambles and manifest.fold.source.is_of(base, manifest.fold.tensors):
+    if manifest.fold and not manifest.scrambles:
         from scramble.fold import claim_of_fold
 
-        return claim_of_fold(base, model)
+        # A head that the fold untied is not in the base, and not in its hash.
+        if manifest.fold.source.is_of(base, manifest.fold.tensors.keys() & base.tensors.keys()):
+            return claim_of_fold(base, model)
     for place, done in enumerate(manifest.scrambles):
         if done.source.is_of(base, done.tensors):
             stages = [recall(base.architecture, one.steps, elements) for one in manifest.scrambles[place:]]
