@@ -36,6 +36,7 @@ RESOLUTION = {"float64": 1e-12, "float32": 1e-6}
 STORAGE_FACTOR = 2.0
 NOISE_DRAWS = 8
 _NO_PART_IN_THE_FUNCTION = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
+_TOKENIZERS = ("tokenizer*", "vocab*", "*.model", "tekken.json")
 SEQUENCES, LENGTH, MOST_SEQUENCES = 4, 32, 16
 
 
@@ -252,6 +253,9 @@ def _tokens(base: Checkpoint, prompts: Path | None) -> Int64[np.ndarray, "batch 
         text = prompts.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise SelectionError(f"{prompts}: cannot be read as text ({error})") from None
+    # Without its files transformers makes up an empty tokenizer for some families.
+    if not any(path for pattern in _TOKENIZERS for path in base.folder.glob(pattern)):
+        raise SelectionError(f"{base.folder}: no tokenizer for --prompts")
     try:
         found = AutoTokenizer.from_pretrained(base.folder)(text)["input_ids"]
     except Exception as error:  # whatever a tokenizer's files can make transformers raise
