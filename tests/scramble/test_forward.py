@@ -269,6 +269,18 @@ def test_a_tokenizer_that_is_damaged_is_one_line(checkpoint: Path) -> None:
 def test_divergence_is_the_slow_definition_s(checkpoint: Path) -> None:
     same = verify(checkpoint, checkpoint)
     assert (same.verdict, same.kl, same.top1_agreement) == ("equivalent", 0.0, 1.0)
+    trained = checkpoint.with_name("trained")
+    changed(checkpoint, trained, ["model.embed_tokens.weight"], seed=0)
+    save_file(
+        {name: value.bfloat16() for name, value in weights(trained).items()},
+        trained / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    found, tokens = verify(checkpoint, trained), _tokens(open_checkpoint(checkpoint), None)
+    logits = [plain(folder, tokens)[0] for folder in (checkpoint, trained)]
+    assert found.kl is not None
+    assert found.kl > 1e-4
+    assert (found.kl, found.top1_agreement) == pytest.approx(_divergence(logits[0], logits[1]), rel=1e-9)
     rng = np.random.default_rng(0)
     one, other = rng.normal(0, 3, (2, 3, 4, 7))
     kl, agreeing = 0.0, 0
