@@ -150,9 +150,8 @@ class Forward:
             if module in within or not list(module.parameters(recurse=False)):
                 continue
             if module is self._model.get_output_embeddings():
-                tied = not any(
-                    name.endswith(".weight") for name in heads
-                )  # a tied head may have a bias (Phi)
+                # A head that is tied may have a bias of its own (Phi).
+                tied = not any(name.endswith(".weight") for name in heads)
                 self._wrap(module, self._head, heads + words if tied else heads)
             elif isinstance(module, torch.nn.Embedding):
                 self._wrap(module, self._embedding, words + small)
