@@ -13,10 +13,11 @@ is raised to float64.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -150,7 +151,9 @@ class Forward:
             if module in within or not list(module.parameters(recurse=False)):
                 continue
             if module is self._model.get_output_embeddings():
-                self._wrap(module, self._head, heads or words)
+                # A head that is tied may have a bias of its own (Phi).
+                tied = not any(name.endswith(".weight") for name in heads)
+                self._wrap(module, self._head, heads + words if tied else heads)
             elif isinstance(module, torch.nn.Embedding):
                 self._wrap(module, self._embedding, words + small)
             else:
@@ -262,6 +265,7 @@ class Forward:
                 for name, one in owner.named_parameters(recurse=False):
                     empty = torch.empty_like(one, device="meta")
                     setattr(owner, name, torch.nn.Parameter(empty, requires_grad=False))
+        _give_back()
 
     def _tensor(self, values: Array) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.dtype)
@@ -288,6 +292,12 @@ class Forward:
             )
 
         return tree_map(whole, *parts)
+
+
+def _give_back() -> None:
+    """Hand freed blocks to the system: glibc keeps those of up to 32 MB, layer after layer."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def relative(found: Array, reference: Array) -> float:

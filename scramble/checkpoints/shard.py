@@ -50,10 +50,16 @@ class TensorEntry:
         Raises:
             CheckpointError: stored in a format that is not a plain float.
         """
-        word = self.storage.word
+        return self._mapped(self.storage.word, self.shape)
+
+    def bytes(self) -> Array:
+        """What is stored, whatever its format: a read-only memory map."""
+        return self._mapped(np.dtype(np.uint8), (self.stop - self.start,))
+
+    def _mapped(self, word: np.dtype[np.generic], shape: tuple[int, ...]) -> Array:
         if self.start == self.stop:
-            return np.empty(self.shape, word)
-        return np.memmap(self.path, word, mode="r", offset=self.start, shape=self.shape)
+            return np.empty(shape, word)
+        return np.memmap(self.path, word, mode="r", offset=self.start, shape=shape)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from scramble.card import CARD, card, renamed
 from scramble.checkpoints import PARTIAL, TIED, Checkpoint, locate, open_checkpoint, staging, target_of
 from scramble.checkpoints.extend import extend
 from scramble.checkpoints.shard import TensorEntry
-from scramble.errors import NotEquivalentError, SymmetryError
+from scramble.errors import CheckpointError, NotEquivalentError, SymmetryError
 from scramble.manifest import MANIFEST, Fold, Manifest, Source, TouchedTensor, has_manifest
 from scramble.operations.verify import Claim, certify
 from scramble.rewrite import copy_side_files
@@ -55,6 +55,7 @@ def fold(
     Raises:
         SymmetryError: the architecture's norms cannot be folded (the message says why), the gains are folded
             already, or the checkpoint is a scrambled one.
+        CheckpointError: what reads a norm is stored in a quantised format.
         ScrambleError: see `scramble.errors`.
     """
     source, target = locate(model), target_of(model, out, "folded")
@@ -136,6 +137,7 @@ def _folded(checkpoint: Checkpoint) -> dict[str, Callable[[], Array]]:
             }[constraint.kind]
             raise SymmetryError(f"{family.name}: {constraint.note}, and {why}")
     neutral = 0.0 if family.offset else 1.0
+    quantised = architecture.quantised(checkpoint.tensors)
     found: dict[str, Callable[[], Array]] = {}
     gains = {
         name: slot
@@ -147,15 +149,22 @@ def _folded(checkpoint: Checkpoint) -> dict[str, Callable[[], Array]]:
     for norm, slot in gains.items():
         found[norm] = partial(np.full, checkpoint.tensors[norm].shape, neutral)
         for name in _readers(checkpoint, norm, slot.layer, family.folds[slot.local]):
+            if name in quantised:
+                raise CheckpointError(
+                    f"{checkpoint.folder}: '{name}' reads '{norm}' and is stored in a quantised format "
+                    f"('{quantised[name][0]}'), which is copied but never changed"
+                )
             found[name] = partial(_scaled, checkpoint, name, norm, 1.0 - neutral)
     return found
 
 
 def _readers(checkpoint: Checkpoint, norm: str, layer: int | None, local: tuple[str, ...]) -> Iterator[str]:
-    """The stored names of the linear maps that read a norm, a tied head among them."""
-    tied = checkpoint.architecture.family.optional(checkpoint.config)
-    for name, slot in checkpoint.architecture.slots().items():
-        if slot.layer == layer and slot.local in local and (name in checkpoint.tensors or name in tied):
+    """The linear maps that read a norm and are there: stored, tied to an embedding, or quantised."""
+    architecture = checkpoint.architecture
+    there = checkpoint.tensors.keys() | architecture.family.optional(checkpoint.config)
+    there |= architecture.quantised(checkpoint.tensors).keys()
+    for name, slot in architecture.slots().items():
+        if slot.layer == layer and slot.local in local and name in there:
             yield name
 
 

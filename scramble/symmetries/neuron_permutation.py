@@ -19,6 +19,10 @@ class NeuronPermutation(Symmetry):
     name: ClassVar[str] = "neuron-permutation"
     axes: ClassVar[tuple[str, ...]] = ("neuron", "expert_neuron", "shared_neuron")
 
+    def trivial(self, architecture: Architecture, layer: int | None) -> str | None:
+        single = [axis for axis in self.carried(architecture, layer) if architecture.sizes[axis] == 1]
+        return f"nothing to permute: one {single[0]}" if single else None
+
     def group(self, architecture: Architecture, layer: int | None) -> str:
         sizes = architecture.sizes
         power = {"expert_neuron": f"^{sizes.get('expert')}"}
