@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from scramble.geometry.principal import principal
 from scramble.geometry.spectra import Spectrum, spectra
@@ -37,6 +38,7 @@ def spectra_figure(measured: Sequence[Spectrum]) -> Figure:
             _by_layer(ax, table, modules, f"angle_{side}_max")
             ax.set_title(f"largest principal angle, {side}", fontsize=9, loc="left")
             ax.set_ylabel("degrees")
+        right.sharey(left)
         _by_layer(shift, table, modules, "nss")
         shift.set_title("spectral shift", fontsize=9, loc="left")
         shift.set_ylabel("NSS")
@@ -64,11 +66,12 @@ def principal_figure(counts: pd.DataFrame) -> Figure:
                 for number, alpha in enumerate(alphas):
                     _overlap(ax, here[here["alpha"] == alpha], key, modules, number, alpha)
                 ax.set_xlabel(key)
+            axes[0][column].xaxis.set_major_locator(MaxNLocator(integer=True))
             axes[0][column].set_title(title, fontsize=9, loc="left")
             axes[1][column].set_xticks(range(len(modules)), modules, rotation=30, ha="right")
         for ax in (axes[0][0], axes[1][0]):
             ax.set_ylabel("share of the update in the mask")
-            ax.set_ylim(0, 1)
+            ax.set_ylim(-0.02, 1.02)
         for style, label in (("--", "chance"), (":", "change rate by magnitude")):
             axes[0][0].plot([], [], color="0.2", ls=style, lw=1.2, label=label)
         handles, labels = axes[0][0].get_legend_handles_labels()
@@ -82,6 +85,7 @@ def _by_layer(ax: Any, table: pd.DataFrame, modules: Sequence[str], column: str)
         heights = line[column].where(line[column] > 0)
         ax.plot(line["layer"].astype(int), heights, label=module, **_look(number), ms=3, lw=1.1)
     ax.set_xlabel("layer")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if (table[column] > 0).any():
         ax.set_yscale("log")
 
@@ -118,12 +122,13 @@ def _overlap(
         ms=4,
         lw=1.1 * (key == "layer"),
     )
-    for name, style in (("chance", "--"), ("magnitude_matched", ":")):
+    own = COLOURS[number % len(COLOURS)]
+    for name, style, colour in (("chance", "--", own), ("magnitude_matched", ":", "0.15")):
         heights = table[f"{name}_update"]
         if key == "layer":
-            ax.plot(at, heights, color=COLOURS[number % len(COLOURS)], ls=style, lw=1.2)
+            ax.plot(at, heights, color=colour, ls=style, lw=1.3, zorder=3)
         else:
-            ax.hlines(heights, at - 0.3, at + 0.3, color=COLOURS[number % len(COLOURS)], ls=style, lw=1.4)
+            ax.hlines(heights, at - 0.35, at + 0.35, color=colour, ls=style, lw=1.3)
 
 
 def _look(number: int) -> dict[str, Any]:

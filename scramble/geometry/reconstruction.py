@@ -94,13 +94,13 @@ def fast_factors(weight: Float64[np.ndarray, "rows columns"], rank: int) -> Fact
 def _lanczos(
     gram: Float64[np.ndarray, "n n"], rank: int
 ) -> tuple[Float64[np.ndarray, "n rank"], Float64[np.ndarray, " rank+1"]] | None:
-    """Top eigenvectors and one more eigenvalue, descending; None if half the space does not hold them.
+    """Top eigenvectors and one more eigenvalue, descending; None if 3/4 of the space do not hold them.
 
     Block Lanczos from a fixed start: the three-term recurrence, then a reorthogonalisation against all. It
     ends where the subspace is found to `_ENOUGH`, or where rounding keeps it from coming closer.
     """
     n = len(gram)
-    most = n // 2
+    most = 3 * n // 4
     basis = np.empty((most, n))  # vectors as rows: BLAS multiplies a few rows by a matrix fastest
     projected = np.zeros((most, most))
     start = generator(0, "lanczos", None).standard_normal((n, BLOCK))
