@@ -52,8 +52,8 @@ def test_angles_are_scipys_and_symmetric(seed: int, k: int, more: int) -> None:
     rng = np.random.default_rng(seed)
     a, b = orthonormal(rng, k + more, k), orthonormal(rng, k + more, k)
     found = principal_angles(a, b)
-    # scipy's are off by up to 1.5e-8 near 0 and by 1e-12 near 90 degrees.
-    assert found == pytest.approx(subspace_angles(a, b)[::-1], abs=3e-8)
+    # Where the two must share a direction, scipy's are off from 0 by the square root of a rounding error.
+    assert found == pytest.approx(subspace_angles(a, b)[::-1], abs=1e-7)
     assert found == pytest.approx(principal_angles(b, a), abs=1e-13)
     assert (np.diff(found) >= -1e-15).all()
 
