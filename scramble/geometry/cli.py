@@ -128,7 +128,8 @@ def principal(
     with counter("comparing masks", quiet) as progress:
         counts = tables.count_masks(opened, rank, alphas, seed, chosen, progress, keep)
     if write:
-        about = {"mask": mask, "rank": rank, "alpha": alphas[0], "seed": seed, "start": opened.start.hash()}
+        start = opened.start.hash(counts["tensor"].unique())
+        about = {"mask": mask, "rank": rank, "alpha": alphas[0], "seed": seed, "start": start}
         file.write(write, about, force=force)
     if plot:
         from scramble.geometry.figures import principal_figure

@@ -2,8 +2,8 @@
 
 A safetensors file. Each tensor holds `numpy.packbits` of a mask in row-major order: uint8, the first weight
 in the highest bit, the last byte filled with zeros. The metadata hold the shapes (`shapes`, JSON) and what
-the mask is (`mask`, `rank`, `alpha`, `seed`, `start`). Weights that have no mask, such as norms and biases,
-are not in it.
+the mask is (`mask`, `rank`, `alpha`, `seed`, `start`, the hash of the checkpoint with its masked tensors).
+Weights that have no mask, such as norms and biases, are not in it.
 """
 
 from __future__ import annotations

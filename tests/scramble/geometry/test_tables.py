@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from scramble import cli
@@ -241,6 +242,12 @@ def test_masks_are_written_for_training(run: Run, command: Command, tmp_path: Pa
     ask = ("principal", text(run), "--rank", "3", "--alpha", "0.3", "--write", path, "--quiet")
     assert command(*ask, "--mask", "low_magnitude", "--format", "json").json["meta"]["masks"] == str(path)
     masks = read_masks(path)
+    with safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    assert {name: metadata[name] for name in ("mask", "rank", "alpha", "start")} == {
+        **{"mask": "low_magnitude", "rank": "3", "alpha": "0.3"},
+        "start": run.start.hash(masks),
+    }
     held = {name for name, value in weights(run.start.folder).items() if value.ndim == 2}
     assert set(masks) == held - {"model.embed_tokens.weight", "lm_head.weight"}
     for name, mask in masks.items():
