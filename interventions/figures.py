@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,11 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from interventions.contrast import OUTSIDE, UNTREATED
+from scramble.plots import COLOURS, MARKERS, STYLE
 
-# Okabe and Ito's palette, readable for colour-blind readers; markers tell the lines apart in print.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = ("o", "s", "^", "D", "v", "P")
-_STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "scramble"}
 _HEIGHTS = ["jaccard", "jaccard_high", "chance", "magnitude_matched"]
 _TITLES = {"raw": "raw: as stored", "aligned": "aligned: scramble undone before comparing"}
 
@@ -32,7 +28,7 @@ def collapse(by_layer: pd.DataFrame, pairs: pd.DataFrame, modules: Sequence[str]
         for table in (by_layer, pairs)
     )
     contrasts = list(dict.fromkeys(lines["contrast"]))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 0.9 + 2.3 * len(modules)), layout="constrained")
         axes = figure.subplots(len(modules), 2, sharex=True, sharey="row", squeeze=False)
         for row, module in zip(axes, modules, strict=True):
@@ -55,7 +51,7 @@ def _panel(ax: Any, lines: pd.DataFrame, points: pd.DataFrame, contrasts: Sequen
     for place, layer in enumerate(treated):
         label = "treated layer" if place == 0 else None
         ax.axvspan(layer - 0.5, layer + 0.5, color="#F0E442", alpha=0.45, lw=0, label=label)
-    for contrast, colour, marker in zip(contrasts, _COLOURS, _MARKERS, strict=False):
+    for contrast, colour, marker in zip(contrasts, COLOURS, MARKERS, strict=False):
         line = lines[lines["contrast"] == contrast].sort_values("layer")
         layers = line["layer"].astype(int)
         ax.plot(layers, line["jaccard"], color=colour, marker=marker, ms=3.5, lw=1.3, label=contrast)
@@ -72,23 +68,14 @@ def _panel(ax: Any, lines: pd.DataFrame, points: pd.DataFrame, contrasts: Sequen
 
 def rewards(curves: dict[str, list[float]]) -> Figure:
     """Mean reward a step of every run."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 2.6), layout="constrained")
         ax = figure.subplots()
         for place, (name, values) in enumerate(curves.items()):
-            colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
+            colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
             ax.plot(range(1, len(values) + 1), values, color=colour, marker=marker, ms=3, lw=1, label=name)
         ax.set_xlabel("step")
         ax.set_ylabel("mean reward")
         ax.set_ylim(0, 1)
         ax.legend(frameon=False, ncols=2, fontsize=8)
     return figure
-
-
-def svg(figure: Figure) -> str:
-    """The figure as an `<svg>` element without head and metadata, so that it is the same each time."""
-    text = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
-        figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    content = text.getvalue()
-    return content[content.index("<svg") :]

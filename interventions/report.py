@@ -16,6 +16,7 @@ from interventions.experiment import Experiment, PlannedRun
 from interventions.verdict import verdict
 from scramble import __version__
 from scramble.manifest import has_manifest, read_manifest
+from scramble.plots import svg
 
 _SHOWN = ["treatment", "contrast", "frame", "pairs", "jaccard", "jaccard_low", "jaccard_high", "chance"]
 _SHOWN += [
@@ -50,7 +51,7 @@ def write_report(
         experiment=experiment,
         version=__version__,
         verdict=lines,
-        figures={name: figures.svg(figure) for name, figure in drawn.items()},
+        figures={name: svg(figure) for name, figure in drawn.items()},
         arms=list(dict.fromkeys(table["arm"])),
         different={arm: _rows(rows) for arm, rows in table[different].groupby("arm")},
         same={arm: _rows(rows) for arm, rows in table[~different].groupby("arm")},

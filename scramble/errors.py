@@ -33,6 +33,10 @@ class MismatchError(ScrambleError):
     """Two checkpoints that should hold the same tensors do not."""
 
 
+class BoundError(ScrambleError):
+    """A measured spectrum breaks a theorem: a bug in the measurement, never the caller's."""
+
+
 class NotEquivalentError(ScrambleError):
     """A scramble did not keep the function; nothing was written."""
 

@@ -30,7 +30,7 @@ def diff(
     from scramble.updates.ends import open_run
     from scramble.updates.tables import diff as scramble_diff
 
-    levels = _levels(by)
+    levels = levels_of(by)
     opened = open_run(run)
     table = scramble_diff(opened, levels)
     emit(records(table), {"start": str(opened.start.folder), "end": str(opened.end.folder)}, format)
@@ -59,7 +59,7 @@ def overlap(
     from scramble.updates.tables import count_pairs, decomposed
     from scramble.updates.tables import overlap as scramble_overlap
 
-    levels = _levels(by)
+    levels = levels_of(by)
     if len(runs) < 2:
         raise SelectionError("overlap needs two runs or more, each START:END")
     frames = [one for one in FRAMES if frame in (one, "both")]
@@ -93,7 +93,12 @@ def records(table: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _levels(by: str) -> list[str]:
+def levels_of(by: str) -> list[str]:
+    """The levels of `--by`.
+
+    Raises:
+        SelectionError: not a level.
+    """
     from scramble.updates.ratios import LEVELS
 
     levels = by.split(",")

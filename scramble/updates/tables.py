@@ -16,7 +16,7 @@ from scramble.updates.ratios import decomposition, pair_ratios, place, pool, upd
 
 Progress = Callable[[int, int], None]
 PAIR = ["run_a", "run_b", "same_seed", "frame"]
-_EMBEDDINGS = {
+EMBEDDINGS = {
     "embed_tokens",
     "lm_head",
     "wte",
@@ -84,7 +84,7 @@ def _pooled(counts: pd.DataFrame, levels: Sequence[str], keep: Sequence[str]) ->
     for level in levels:
         parts.append(pool(counts, level, keep))
         if level == "model":
-            inner = pool(counts[~counts["module"].isin(_EMBEDDINGS)], level, keep)
+            inner = pool(counts[~counts["module"].isin(EMBEDDINGS)], level, keep)
             parts.append(inner.assign(level="model without embeddings"))
     return parts
 

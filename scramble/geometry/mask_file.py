@@ -1,0 +1,87 @@
+"""Masks in a file that training can use: one bit a weight, named as the weights are.
+
+A safetensors file. Each tensor holds `numpy.packbits` of a mask in row-major order: uint8, the first weight
+in the highest bit, the last byte filled with zeros. The metadata hold the shapes (`shapes`, JSON) and what
+the mask is (`mask`, `rank`, `alpha`, `seed`, `start`, the hash of the checkpoint with its masked tensors).
+Weights that have no mask, such as norms and biases, are not in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scramble.errors import CheckpointError, TargetError
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, UInt8
+
+
+class MaskFile:
+    """Masks that wait to be written, packed as they come."""
+
+    def __init__(self) -> None:
+        self._packed: dict[str, UInt8[np.ndarray, " bytes"]] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+
+    def add(self, tensor: str, mask: Bool[np.ndarray, "rows columns"]) -> None:
+        """The mask of a weight, by the weight's name."""
+        self._packed[tensor], self._shapes[tensor] = np.packbits(mask), mask.shape
+
+    def write(self, path: Path, about: Mapping[str, object], *, force: bool = False) -> None:
+        """Write the file, whole or not at all; `about` goes into its metadata as text.
+
+        Raises:
+            TargetError: the file exists (without `force`), or cannot be written.
+        """
+        from safetensors.numpy import save
+
+        refuse_existing(path, force)
+        metadata = {key: str(value) for key, value in about.items()}
+        metadata |= {"shapes": json.dumps(self._shapes), "packing": "numpy.packbits"}
+        part = path.with_name(path.name + ".partial")
+        try:
+            with part.open("wb") as file:
+                file.write(save(self._packed, metadata))
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError as error:
+            raise TargetError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def read_masks(path: Path) -> dict[str, Bool[np.ndarray, "rows columns"]]:
+    """Masks by the name of their weight.
+
+    Raises:
+        CheckpointError: missing, damaged, or not written by `MaskFile`.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            shapes = json.loads((file.metadata() or {})["shapes"])
+            packed = {name: file.get_tensor(name) for name in shapes}
+        return {
+            name: np.unpackbits(packed[name], count=rows * columns).reshape(rows, columns).astype(bool)
+            for name, (rows, columns) in shapes.items()
+        }
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a file of masks ({error})") from None
+
+
+def refuse_existing(path: Path, force: bool) -> None:
+    """Before anything is computed.
+
+    Raises:
+        TargetError: the file exists and is not to be replaced, or its folder is missing.
+    """
+    if path.exists() and not force:
+        raise TargetError(f"{path}: exists; name another file, or replace it with --force")
+    if not path.parent.is_dir():
+        raise TargetError(f"{path}: its folder {path.parent} does not exist")

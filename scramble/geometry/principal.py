@@ -1,0 +1,101 @@
+"""The table behind `scramble principal`: how an update's mask overlaps the masks of its start's geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scramble.geometry.masks import all_masks
+from scramble.geometry.matrices import Selection, matrices, read_ends
+from scramble.geometry.subspaces import PRINCIPAL_RANK, limited
+from scramble.updates.counts import Side, side
+from scramble.updates.ends import Run
+from scramble.updates.ratios import place, pool
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
+
+    Masks = dict[str, Bool[np.ndarray, "rows columns"]]
+
+Progress = Callable[[int, int], None]
+Visit = Callable[[str, float, "Masks"], None]
+SWEEP = (0.05, 0.3, 0.5)
+_KEEP = ["mask", "alpha"]
+
+
+def count_masks(
+    run: Run,
+    rank: int = PRINCIPAL_RANK,
+    alphas: Sequence[float] = (0.5,),
+    seed: int = 0,
+    chosen: Selection | None = None,
+    progress: Progress = lambda done, total: None,
+    visit: Visit = lambda tensor, alpha, masks: None,
+) -> pd.DataFrame:
+    """Additive counts, one row a matrix, mask and alpha; each matrix is read once.
+
+    Args:
+        rank: of the reconstruction, limited to half the smaller side of each matrix.
+        alphas: shares of a matrix that the principal and the low-magnitude mask take.
+        seed: of the random mask.
+        visit: is handed every matrix's masks, by kind, for each alpha.
+
+    Raises:
+        SelectionError: nothing to measure.
+        CheckpointError: a matrix with infinite or NaN values.
+    """
+    names = matrices(run, chosen or Selection())
+    rows: list[dict[str, object]] = []
+    for done, name in enumerate(names):
+        start, _ = read_ends(run, name)
+        update = side(run.read(name, "raw"))
+        masks = all_masks(start, limited(rank, start.shape), alphas, seed, name)
+        for alpha, named in zip(alphas, masks, strict=True):
+            visit(name, alpha, named)
+            rows += [
+                place(name) | {"mask": kind, "alpha": alpha} | _counts(mask.reshape(-1), update)
+                for kind, mask in named.items()
+            ]
+        progress(done + 1, len(names))
+    return pd.DataFrame(rows)
+
+
+def principal(counts: pd.DataFrame, levels: Sequence[str] = ("model", "module", "layer")) -> pd.DataFrame:
+    """Overlaps at each level, from `count_masks` (arXiv 2511.08567, 4.2 and 4.3).
+
+    `overlap_update` is `|Mx and M| / |M|`, the paper's overlap ratio: the share of the changed weights that
+    lie in the mask; `overlap_mask` is `|Mx and M| / |Mx|`, the share of the mask that changed. Behind each
+    stand `chance_`, were the changes of every matrix spread evenly over it, and `magnitude_matched_`, had
+    every magnitude key of a matrix its own change rate (NaN where a start is off the bf16 grid). Pooled
+    baselines are sums over matrices, so a module's chance is chance within its matrices.
+    """
+    parts = []
+    for level in levels:
+        c = pool(counts, level, _KEEP)
+        found = c[["level", "layer", "module", "tensor", *_KEEP, "n"]].copy()
+        found["density_mask"], found["density_update"] = c["marked"] / c["n"], c["changed"] / c["n"]
+        for name, bottom in (("update", c["changed"]), ("mask", c["marked"])):
+            whole = bottom.where(bottom > 0)
+            found[f"overlap_{name}"] = c["both"] / whole
+            found[f"chance_{name}"] = c["chance"] / whole
+            found[f"magnitude_matched_{name}"] = c["magnitude_matched"] / whole
+        parts.append(found)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _counts(mask: Bool[np.ndarray, " n"], update: Side) -> dict[str, object]:
+    marked, changed = int(np.count_nonzero(mask)), int(np.count_nonzero(update.mask))
+    matched = float("nan")
+    if update.update.on_grid:
+        matched = float(np.bincount(update.key[mask], minlength=len(update.rate)) @ update.rate)
+    return {
+        "n": mask.size,
+        "marked": marked,
+        "changed": changed,
+        "both": int(np.count_nonzero(mask & update.mask)),
+        "chance": marked * changed / mask.size,
+        "magnitude_matched": matched,
+    }

@@ -1,0 +1,18 @@
+"""Random weights with a planted spectrum."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float64
+
+
+def orthonormal(rng: np.random.Generator, n: int, k: int) -> Float64[np.ndarray, "n k"]:
+    """Columns of a Haar-distributed orthogonal matrix."""
+    q, r = np.linalg.qr(rng.standard_normal((n, k)))
+    return q * np.sign(np.diag(r))
+
+
+def planted(rng: np.random.Generator, rows: int, columns: int, values: Float64[np.ndarray, " side"]):
+    """A weight with these singular values and random singular vectors."""
+    k = len(values)
+    return (orthonormal(rng, rows, k) * values) @ orthonormal(rng, columns, k).T
