@@ -56,6 +56,7 @@ def test_pooled_spectra_are_those_of_their_matrices(run: Run) -> None:
         assert model[f"angle_{side}_max"] == every.max()
         assert model[f"angle_{side}_mean"] == pytest.approx(every.mean())
     assert model["wedin_checked"] == each["wedin_checked"].sum() > 0
+    assert 0 < model["wedin"] <= 1
     assert model["wedin_bound"] == each["wedin_bound"].min()
     assert sorted(tables.loc[tables["level"] == "module", "module"]) == MODULES
 
@@ -101,6 +102,12 @@ def test_overlaps_are_those_of_a_slow_count(run: Run) -> None:
             assert row["chance_mask"] == pytest.approx(changed.mean())
             assert row["magnitude_matched_update"] == pytest.approx(matched / changed.sum())
             assert row["magnitude_matched_mask"] == pytest.approx(matched / m)
+
+
+def test_ranks_are_limited_to_half_the_smaller_side(run: Run) -> None:
+    one = Selection("1", ["up_proj"])
+    half = min(weights(run.start.folder)[UP].shape) // 2
+    pd.testing.assert_frame_equal(count_masks(run, 10_000, chosen=one), count_masks(run, half, chosen=one))
 
 
 def test_pooled_overlaps_are_ratios_of_sums(run: Run) -> None:
