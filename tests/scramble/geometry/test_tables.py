@@ -1,62 +1,35 @@
-"""`spectra` and `principal` on checkpoints: slow definitions, pooling, selection, figures, refusals."""
+"""`spectra` and `principal` on checkpoints: slow definitions, pooling, selection, what is measured."""
 
 from __future__ import annotations
 
-import sys
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
-from scramble import cli
 from scramble.errors import SelectionError
-from scramble.geometry.cli import commands
-from scramble.geometry.mask_file import read_masks
 from scramble.geometry.matrices import Selection, matrices
 from scramble.geometry.principal import count_masks, principal
 from scramble.geometry.spectra import measure, singular_value_curves, spectra
 from scramble.updates.ends import Run, ends
 from scramble.updates.masks import magnitude_key
-from tests.conftest import Command
-from tests.models import weights
+from tests.models import Tiny, weights
+from tests.scramble.geometry.weights import both_ends
 from tests.scramble.updates.test_tables import train
 
 LEVELS = ["model", "module", "layer", "layer-module", "tensor"]
 MODULES = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 UP = "model.layers.1.mlp.up_proj.weight"
 
-if not entry_points(group="scramble.commands", name="geometry"):
-    commands(cli.app)  # an installation from before the entry point was added
-
-
-@pytest.fixture
-def fp32(checkpoint: Path, tmp_path: Path) -> Path:
-    return train(checkpoint, tmp_path / "fp32", 0)
-
-
-@pytest.fixture
-def run(checkpoint: Path, tmp_path: Path) -> Run:
-    return ends(checkpoint, train(checkpoint, tmp_path / "end", 0, torch.bfloat16))
-
-
-def text(run: Run) -> str:
-    return f"{run.start.folder}:{run.end.folder}"
-
-
-def both(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
-    return tuple(weights(end.folder)[name].double().numpy() for end in (run.start, run.end))
-
 
 def test_spectra_are_numpys(run: Run) -> None:
     table = spectra(measure(run, 5), ["tensor"]).set_index("tensor")
     assert len(table) == 14
     for name, row in table.iterrows():
-        old, new = both(run, str(name))
+        old, new = both_ends(run, str(name))
         (u, s, vt), (u2, s2, vt2) = np.linalg.svd(old), np.linalg.svd(new)
         k = row["rank"]
         assert k == min(5, min(old.shape) // 2)
@@ -83,6 +56,7 @@ def test_pooled_spectra_are_those_of_their_matrices(run: Run) -> None:
         assert model[f"angle_{side}_max"] == every.max()
         assert model[f"angle_{side}_mean"] == pytest.approx(every.mean())
     assert model["wedin_checked"] == each["wedin_checked"].sum() > 0
+    assert 0 < model["wedin"] <= 1
     assert model["wedin_bound"] == each["wedin_bound"].min()
     assert sorted(tables.loc[tables["level"] == "module", "module"]) == MODULES
 
@@ -91,7 +65,7 @@ def test_curves_hold_every_singular_value(run: Run) -> None:
     measured = measure(run, 5, Selection(modules=["up_proj"]))
     curves = singular_value_curves(measured)
     one = curves[curves["tensor"] == UP]
-    old, new = both(run, UP)
+    old, new = both_ends(run, UP)
     assert one["sigma_start"].to_numpy() == pytest.approx(np.linalg.svd(old, compute_uv=False))
     assert one["sigma_end"].to_numpy() == pytest.approx(np.linalg.svd(new, compute_uv=False))
     assert one["index"].tolist() == list(range(1, min(old.shape) + 1))
@@ -101,7 +75,7 @@ def test_curves_hold_every_singular_value(run: Run) -> None:
 def test_overlaps_are_those_of_a_slow_count(run: Run) -> None:
     alphas = (0.05, 0.5)
     table = principal(count_masks(run, 3, alphas, chosen=Selection("1", ["up_proj"])), ["tensor"])
-    old, new = both(run, UP)
+    old, new = both_ends(run, UP)
     changed = old != new
     u, s, vt = np.linalg.svd(old)
     kept = np.abs((u[:, :3] * s[:3]) @ vt[:3])
@@ -128,6 +102,12 @@ def test_overlaps_are_those_of_a_slow_count(run: Run) -> None:
             assert row["chance_mask"] == pytest.approx(changed.mean())
             assert row["magnitude_matched_update"] == pytest.approx(matched / changed.sum())
             assert row["magnitude_matched_mask"] == pytest.approx(matched / m)
+
+
+def test_ranks_are_limited_to_half_the_smaller_side(run: Run) -> None:
+    one = Selection("1", ["up_proj"])
+    half = min(weights(run.start.folder)[UP].shape) // 2
+    pd.testing.assert_frame_equal(count_masks(run, 10_000, chosen=one), count_masks(run, half, chosen=one))
 
 
 def test_pooled_overlaps_are_ratios_of_sums(run: Run) -> None:
@@ -169,10 +149,11 @@ def test_without_a_change_ratios_are_missing_and_angles_zero(checkpoint: Path) -
     assert model["nss"] == model["angle_left_max"] == model["weyl"] == 0
 
 
-def test_float32_ends_are_read_as_stored(checkpoint: Path, fp32: Path) -> None:
+def test_float32_ends_are_read_as_stored(checkpoint: Path, tmp_path: Path) -> None:
+    fp32 = train(checkpoint, tmp_path / "fp32", 0)
     run = ends(checkpoint, fp32)
     one = next(one for one in measure(run, 4) if one.tensor == UP)
-    assert one.end == pytest.approx(np.linalg.svd(both(run, UP)[1], compute_uv=False))
+    assert one.end == pytest.approx(np.linalg.svd(both_ends(run, UP)[1], compute_uv=False))
     counts = count_masks(run, 3)
     assert counts["magnitude_matched"].notna().all()
     started_off_grid = count_masks(ends(fp32, checkpoint), 3)
@@ -191,114 +172,11 @@ def test_what_is_measured_is_selected(run: Run) -> None:
         matrices(run, Selection("0", ["lm_head"]))
 
 
-@pytest.mark.parametrize("name", ["spectra", "principal"])
-def test_commands_print_every_format(run: Run, command: Command, name: str) -> None:
-    found = command(name, text(run), "--by", "module,tensor", "--format", "json", "--quiet")
-    assert (found.code, found.err) == (0, "")
-    assert found.json["meta"]["matrices"] == 14
-    rows = found.json["rows"]
-    assert {row["level"] for row in rows} == {"module", "tensor"}
-    lines = command(name, text(run), "--by", "module,tensor", "--format", "csv").out.splitlines()
-    assert len(lines) == len(rows) + 1
-    assert lines[0] == ",".join(rows[0])
-    assert "up_proj" in command(name, text(run), "--by", "module").out
-
-
-@pytest.mark.parametrize("suffix", ["svg", "png"])
-@pytest.mark.parametrize("name", ["spectra", "principal"])
-def test_figures_are_drawn(run: Run, command: Command, tmp_path: Path, name: str, suffix: str) -> None:
-    path = tmp_path / f"figure.{suffix}"
-    assert command(name, text(run), "--plot", path, "--quiet").code == 0
-    content = path.read_bytes()
-    assert content.startswith(b"<svg" if suffix == "svg" else b"\x89PNG")
-    assert len(content) > 20_000
-    if suffix == "svg":
-        assert b"nan" not in content.lower()
-        first = content
-        command(name, text(run), "--plot", path, "--quiet")
-        assert path.read_bytes() == first
-
-
-def test_figures_of_an_update_that_is_zero_are_drawn(
-    checkpoint: Path, command: Command, tmp_path: Path
-) -> None:
-    for name in ("spectra", "principal"):
-        found = command(name, f"{checkpoint}:{checkpoint}", "--plot", tmp_path / "f.png", "--quiet")
-        assert (found.code, found.err) == (0, "")
-
-
-def test_values_are_written(run: Run, command: Command, tmp_path: Path) -> None:
-    path = tmp_path / "values.csv"
-    command("spectra", text(run), "--layers", "0", "--values", path, "--quiet")
-    found = pd.read_csv(path)
-    assert found["tensor"].nunique() == 7
-    assert found["sigma_start"].gt(0).all()
-    missing = command("spectra", text(run), "--values", tmp_path / "no" / "values.csv", "--quiet")
-    assert (missing.code, missing.err.count("\n")) == (2, 1)
-
-
-def test_masks_are_written_for_training(run: Run, command: Command, tmp_path: Path) -> None:
-    path = tmp_path / "masks.safetensors"
-    ask = ("principal", text(run), "--rank", "3", "--alpha", "0.3", "--write", path, "--quiet")
-    assert command(*ask, "--mask", "low_magnitude", "--format", "json").json["meta"]["masks"] == str(path)
-    masks = read_masks(path)
-    with safe_open(path, "numpy") as file:
-        metadata = file.metadata()
-    assert {name: metadata[name] for name in ("mask", "rank", "alpha", "start")} == {
-        **{"mask": "low_magnitude", "rank": "3", "alpha": "0.3"},
-        "start": run.start.hash(masks),
-    }
-    held = {name for name, value in weights(run.start.folder).items() if value.ndim == 2}
-    assert set(masks) == held - {"model.embed_tokens.weight", "lm_head.weight"}
-    for name, mask in masks.items():
-        old, _ = both(run, name)
-        assert mask.sum() == round(0.3 * old.size)
-        assert np.abs(old[mask]).max() <= np.abs(old[~mask]).min()
-    again = command(*ask)
-    assert (again.code, again.err.count("\n")) == (2, 1)
-    assert "--force" in again.err
-    assert command(*ask, "--force").code == 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["spectra", "--by", "head"], "--by head"),
-        (["spectra", "--layers", "7"], "outside this model's layers 0 to 1"),
-        (["spectra", "--modules", "q"], "no matrix 'q' here; there are down_proj"),
-        (["spectra", "--plot", "figure.pdf"], ".svg or .png"),
-        (["principal", "--plot", "no/figure.svg"], "does not exist"),
-        (["principal", "--alpha", "1.5"], "alpha 1.5"),
-        (["principal", "--alpha", "nan"], "alpha nan"),
-        (["principal", "--sweep", "0.1,half"], "--sweep 0.1,half"),
-        (["principal", "--mask", "best"], "--mask best"),
-        (["principal", "--sweep", "0.1,0.2", "--write", "m.safetensors"], "one --alpha"),
-    ],
-)
-def test_what_cannot_be_used_is_refused_in_one_line(
-    run: Run, command: Command, arguments: list[str], says: str
-) -> None:
-    found = command(arguments[0], text(run), *arguments[1:])
-    assert (found.code, found.err.count("\n"), found.out) == (2, 1, "")
-    assert says in found.err
-
-
-def test_infinite_weights_are_refused_by_name(run: Run, command: Command) -> None:
-    tensors = weights(run.end.folder)
-    tensors[UP][0, 0] = float("inf")
-    save_file(tensors, run.end.folder / "model.safetensors", metadata={"format": "pt"})
-    for name in ("spectra", "principal"):
-        found = command(name, text(run), "--quiet")
-        assert (found.code, found.err.count("\n")) == (2, 1)
-        assert UP in found.err
-
-
-def test_a_broken_bound_is_reported_as_a_bug(
-    run: Run, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = sys.modules["scramble.geometry.spectra"]
-    real = module.singular_values
-    monkeypatch.setattr(module, "singular_values", lambda weight: 0.01 * real(weight))
-    found = command("spectra", text(run), "--quiet")
-    assert (found.code, found.err.count("\n"), found.out) == (2, 1, "")
-    assert "a bug in scramble" in found.err
+def test_vectors_in_the_shape_of_a_matrix_are_passed_over(tmp_path: Path) -> None:
+    base = Tiny("qwen2_moe", 2, 1, 4, layers=1).save(tmp_path / "moe", torch.bfloat16)
+    shapes = {name: tuple(value.shape) for name, value in weights(base).items()}
+    gate = "model.layers.0.mlp.shared_expert_gate.weight"
+    assert shapes[gate][0] == 1
+    found = matrices(ends(base, base), Selection())
+    assert gate not in found
+    assert "model.layers.0.mlp.gate.weight" in found
