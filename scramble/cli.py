@@ -203,9 +203,9 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 def main() -> None:
     """Entry point: errors of the user's are one line and exit code 2; tracebacks only with --debug."""
-    for entry in sorted(entry_points(group="scramble.commands"), key=lambda entry: entry.name):
-        entry.load()(app)
     try:
+        for entry in sorted(entry_points(group="scramble.commands"), key=lambda entry: entry.name):
+            entry.load()(app)
         app()
     except NotEquivalentError as error:
         fail(str(error), 1)

@@ -107,6 +107,11 @@ class Equivalence(_Record):
     storage_bound: float | None = None
     layers: tuple[LayerErrors, ...] = ()
 
+    def failed(self) -> str:
+        """The checks that did not pass, in words."""
+        bad = [one for one in self.checks() if not one["passed"]]
+        return "; ".join(f"{one['check']} {one['value']:.3g} exceeds {one['bound']:.3g}" for one in bad)
+
     def checks(self) -> list[dict[str, Any]]:
         """The checks that ran: value, bound, and whether it passed."""
         ran = [
@@ -192,7 +197,7 @@ def read_manifest(folder: Path) -> tuple[Manifest, Elements]:
         raise ManifestError(f"{error.filename or folder}: {error.strerror}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        where = ".".join(map(str, first["loc"])) or "the file"
         raise ManifestError(f"{folder / MANIFEST}: {where}: {first['msg']}") from None
     except SafetensorError as error:
         raise ManifestError(f"{folder / ELEMENTS}: {error}") from None

@@ -104,5 +104,5 @@ def _cell(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.2e}"
+        return f"{value:.4f}" if 0.1 <= abs(value) < 1e4 else f"{value:.3g}"
     return str(value)

@@ -23,7 +23,7 @@ def assert_equivalent(base: str | Path, other: str | Path) -> None:
     from scramble.operations.verify import verify
 
     found = verify(Path(base), Path(other))
-    assert found.verdict == "equivalent", f"{other} is not equivalent to {base}: {found}"
+    assert found.verdict == "equivalent", f"{other} is not equivalent to {base}: {found.failed()}"
 
 
 @pytest.fixture

@@ -109,21 +109,26 @@ def rope(
     *,
     axis: str = "qk",
     layout: Literal["half", "interleaved"] = "half",
-    part: float = 1.0,
+    part: float | None = None,
     rounded_up: bool = False,
 ) -> tuple[Constraint, ...]:
-    """Rotary positions. The config may say on what part of the channels; `part` is the family's default.
+    """Rotary positions on all channels, or on the part that the config says.
+
+    Args:
+        part: the family's own default, for families that can leave channels without positions.
+        rounded_up: an odd number of channels is rounded up; otherwise it is refused.
 
     Raises:
-        UnknownFamilyError: an odd number of channels, in a family that does not round it up.
+        UnknownFamilyError: a part in a family that has none, or one that is not usable.
     """
     parameters = config.get("rope_parameters") or {}
-    part = parameters.get("partial_rotary_factor") or config.get("partial_rotary_factor") or part
-    channels = int(sizes(config)["qk"] * part)
+    nested = parameters.get("partial_rotary_factor") if isinstance(parameters, dict) else None
+    asked = nested or config.get("partial_rotary_factor") or part or 1.0
+    if not isinstance(asked, int | float) or not 0 < asked <= 1 or (part is None and asked != 1):
+        raise UnknownFamilyError(f"config.json: rotary positions on a part of {asked} are not known here")
+    channels = int(sizes(config)["qk"] * asked)
     if channels % 2 and not rounded_up:
-        raise UnknownFamilyError(
-            f"config.json: positions on {channels} channels of {axis}, which are not pairs"
-        )
+        raise UnknownFamilyError(f"config.json: positions on {channels} channels, which are not pairs")
     channels += channels % 2
     note = f"rotary positions act on pairs of {axis} channels"
     return (Constraint("rope", axis, note, layout=layout, channels=channels),)

@@ -16,6 +16,6 @@ PHI3 = Family(
     table=_table,
     outside=decoder.outside,
     optional=decoder.optional,
-    constraints=partial(decoder.rope, rounded_up=True),
+    constraints=partial(decoder.rope, part=1.0, rounded_up=True),
     folds=decoder.FOLDS,
 )

@@ -108,7 +108,7 @@ def apply(
             done.equivalence = certify(checkpoint, written, claim(checkpoint, written, [forward]))
             if done.equivalence.verdict != "equivalent":
                 raise NotEquivalentError(
-                    f"{target}: not equivalent to {source}, nothing was written: {done.equivalence}"
+                    f"{target}: not equivalent to {source}, nothing was written: {done.equivalence.failed()}"
                 )
         manifest = Manifest(family=architecture.family.name, fold=fold, scrambles=(*earlier, done))
         origin = str(model) if not earlier else earlier[0].source.path
@@ -156,14 +156,15 @@ def _layers(drawn: Symmetry, given: str | None, default: str | None, count: int)
 
 
 def _place(layer: int | None) -> str:
-    return "any part" if layer is None else f"layer {layer}"
+    return "the whole model" if layer is None else f"layer {layer}"
 
 
 def _refuse_undone(earlier: Sequence[Scramble], records: Mapping[str, TouchedTensor]) -> None:
     """Small groups have few elements: one of them may bring a tensor back to what it was."""
     for done in earlier:
         for name, record in done.tensors.items():
-            if name in records and records[name].after == record.before:
+            moved = record.before != record.after  # gains of one and biases of zero stay what they are
+            if moved and name in records and records[name].after == record.before:
                 raise SymmetryError(f"this draw undoes an earlier scramble of '{name}'; use another --seed")
 
 

@@ -81,7 +81,8 @@ def fold(
         copy_side_files(checkpoint.folder, stage, renamed(source))
         if head is not None:
             _name_in_index(stage.folder, head)
-        config = checkpoint.config | {"tie_word_embeddings": False}
+        tied = head is not None or checkpoint.config.get("tie_word_embeddings")
+        config = checkpoint.config | ({"tie_word_embeddings": False} if tied else {})
         stage.write("config.json" + PARTIAL, (json.dumps(config, indent=2) + "\n").encode())
         stage.sync()
         done = Fold(
@@ -99,7 +100,7 @@ def fold(
             done.equivalence = certify(checkpoint, folded, claim_of_fold(checkpoint, folded))
             if done.equivalence.verdict != "equivalent":
                 raise NotEquivalentError(
-                    f"{target}: not equivalent to {source}, nothing was written: {done.equivalence}"
+                    f"{target}: not equivalent to {source}, nothing was written: {done.equivalence.failed()}"
                 )
         manifest = Manifest(family=checkpoint.architecture.family.name, fold=done, scrambles=())
         stage.write(CARD, card(target.name, str(model), manifest).encode())

@@ -17,7 +17,7 @@ import numpy as np
 from scramble.actions import Action, Actions, Stage, inverse, recall, resolve
 from scramble.axes import Array
 from scramble.checkpoints import STORAGES, TIED, Checkpoint, locate, open_checkpoint
-from scramble.errors import MismatchError, SelectionError, UndecidedError
+from scramble.errors import ManifestError, MismatchError, SelectionError, UndecidedError
 from scramble.manifest import Equivalence, LayerErrors, has_manifest, read_manifest
 from scramble.symmetries.draws import generator
 from scramble.transform import exact, off, rounded
@@ -105,6 +105,10 @@ def _recorded(base: Checkpoint, model: Checkpoint) -> Claim | None:
     if not has_manifest(model.folder):
         return None
     manifest, elements = read_manifest(model.folder)
+    family = model.architecture.family.name
+    lost = manifest.touched.keys() - model.tensors.keys()
+    if manifest.family != family or lost or not all(one.tensors for one in manifest.scrambles):
+        raise ManifestError(f"{model.folder}: its scramble.json is of another model, or damaged")
     if manifest.fold and not manifest.scrambles:
         from scramble.operations.fold import claim_of_fold
 
@@ -287,8 +291,8 @@ def _same_tensors(base: Checkpoint, model: Checkpoint) -> dict[str, str]:
         for head, embedding in TIED
         if head in model.tensors and head not in base.tensors and embedding in base.tensors
     }
-    if alias:
-        ignored.add("tie_word_embeddings")
+    if alias or any(head in base.tensors and head in model.tensors for head, _ in TIED):
+        ignored.add("tie_word_embeddings")  # a head that is stored is used, whatever the config says
     for key in sorted((base.config.keys() | model.config.keys()) - ignored):
         if base.config.get(key) != model.config.get(key):
             raise MismatchError(f"config.json: '{key}' differs between {base.folder} and {model.folder}")

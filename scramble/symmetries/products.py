@@ -28,8 +28,8 @@ def products_on(device: str | None) -> Iterator[None]:
         import torch
 
         try:
-            torch.empty(1, device=device, dtype=torch.float64)
-        except (RuntimeError, AssertionError, TypeError) as error:
+            torch.empty(1, device=device, dtype=torch.float64).cpu()
+        except (RuntimeError, AssertionError, TypeError) as error:  # NotImplementedError is a RuntimeError
             first = str(error).splitlines()[0]
             raise SelectionError(f"--device {device}: not here ({first})") from None
     before, _device = _device, device

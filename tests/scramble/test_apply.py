@@ -164,7 +164,7 @@ def deadly(*arguments, **options):
     global calls
     calls += 1
     result = real(*arguments, **options)
-    if calls == (1 if {step!r} in ("sync", "commit") else 2):
+    if calls >= (1 if {step!r} in ("sync", "commit") else 2):  # other threads may have called it since
         os.kill(os.getpid(), signal.SIGKILL)
     return result
 setattr(owner, {step!r}, deadly)

@@ -174,3 +174,38 @@ def test_config_values_of_the_wrong_type_are_refused(
     found = command("inspect", checkpoint)
     assert (found.code, found.err.count("\n")) == (2, 1)
     assert "bug" not in found.err
+
+
+@pytest.mark.parametrize("parameters", [{"partial_rotary_factor": 0.5}, {"partial_rotary_factor": "a"}])
+def test_positions_on_a_part_of_the_channels_are_refused_where_a_family_has_none(
+    parameters: dict[str, object], checkpoint: Path, command: Command
+) -> None:
+    edit_config(checkpoint, rope_parameters={"rope_theta": 1e4, "rope_type": "default", **parameters})
+    found = command("apply", checkpoint, "--layers", 0, "--symmetry", "qk-rotation", "--no-verify")
+    assert found.code == 2
+    assert "a part of" in found.err
+
+
+def test_what_a_scramble_leaves_as_it_is_may_be_touched_again(tmp_path: Path) -> None:
+    """Gains of one and biases of zero are undone by nothing."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from scramble.operations.apply import apply
+    from tests.models import Tiny
+
+    config = AutoConfig.for_model("qwen2", **Tiny("qwen2", 2, 2, 8, layers=1).config)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    for place, names in enumerate((("vo-rotation",), ("residual-permutation",))):
+        layers = None if place else "0"
+        one, two = tmp_path / f"one{place}", tmp_path / f"two{place}"
+        apply(tmp_path / "base", one, layers=layers, symmetries=names, check=False)
+        apply(one, two, layers=layers, symmetries=names, seed=1, check=False)
+
+
+def test_a_manifest_that_contradicts_itself_verifies_nothing(checkpoint: Path, command: Command) -> None:
+    out = checkpoint.with_name("out")
+    command("apply", checkpoint, "--layers", 0, "--out", out, "--no-verify")
+    manifest = json.loads((out / "scramble.json").read_text())
+    for change in ({"family": "gpt2"}, {"scrambles": [manifest["scrambles"][0] | {"tensors": {}}]}):
+        (out / "scramble.json").write_text(json.dumps(manifest | change))
+        assert command("verify", checkpoint, out).code == 2

@@ -248,3 +248,18 @@ def test_an_update_of_a_scrambled_folded_start_is_aligned_with_the_folded_base(
     edit_config(folded, rope_theta=7.0)
     with pytest.raises(ScrambleError, match="not the checkpoint that was scrambled"):
         ends(start, moved, aligned=True)
+
+
+@pytest.mark.parametrize("case", ["no key", "tied and stored"])
+def test_configs_that_do_not_say_or_store_a_tied_head_fold(case: str, tmp_path: Path) -> None:
+    base = Tiny("llama", 2, 2, 8, layers=1).save(tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    config.pop("tie_word_embeddings")
+    if case == "tied and stored":
+        config["tie_word_embeddings"] = True
+        tensors = weights(base)
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+        save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    (base / "config.json").write_text(json.dumps(config))
+    assert fold(base, tmp_path / "folded").fold.equivalence.verdict == "equivalent"
+    assert verify(base, tmp_path / "folded").weights_off == 0
