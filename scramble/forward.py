@@ -13,11 +13,9 @@ is raised to float64.
 
 from __future__ import annotations
 
-import ctypes
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -30,10 +28,10 @@ from torch.utils._pytree import tree_map
 from scramble.axes import Array
 from scramble.checkpoints import Checkpoint
 from scramble.errors import ScrambleError, UndecidedError
+from scramble.modules import empty_model, give_back, placement
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
-    from transformers import PreTrainedModel
 
 HEADS = ("lm_head", "embed_out")
 # Layers behind the last one, for predicting further tokens, take no part in the logits.
@@ -89,11 +87,11 @@ class Forward:
     ) -> None:
         self.checkpoint, self.values = checkpoint, values
         self.variants = [Variant(), *variants]
-        self.device, self.dtype = _placement(checkpoint)
+        self.device, self.dtype = placement(checkpoint)
         self.arithmetic = str(self.dtype).removeprefix("torch.")
         self.tokens = torch.from_numpy(tokens).to(self.device)
         self.layer_errors: list[list[float]] = []
-        self._model = _empty_model(checkpoint, self.dtype)
+        self._model = empty_model(checkpoint, self.dtype)
         self._together = True  # no station so far had weights that differ
         self._replayed: Variant | None = None
         self._embedded: dict[torch.nn.Module, Any] = {}
@@ -265,7 +263,7 @@ class Forward:
                 for name, one in owner.named_parameters(recurse=False):
                     empty = torch.empty_like(one, device="meta")
                     setattr(owner, name, torch.nn.Parameter(empty, requires_grad=False))
-        _give_back()
+        give_back()
 
     def _tensor(self, values: Array) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.dtype)
@@ -294,12 +292,6 @@ class Forward:
         return tree_map(whole, *parts)
 
 
-def _give_back() -> None:
-    """Hand freed blocks to the system: glibc keeps those of up to 32 MB, layer after layer."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def relative(found: Array, reference: Array) -> float:
     """`||found - reference|| / ||reference||`; infinite where not finite."""
     error = float(np.linalg.norm(found - reference) / np.linalg.norm(reference))
@@ -310,52 +302,3 @@ def _states(left: Any) -> torch.Tensor:
     """The hidden states in what a layer returns: a tensor, or the first of a tuple."""
     found: torch.Tensor = left[0] if isinstance(left, tuple) else left
     return found
-
-
-def _placement(checkpoint: Checkpoint) -> tuple[torch.device, torch.dtype]:
-    """A GPU if the largest layer fits there, else the CPU; float64 if it fits, else float32.
-
-    Raises:
-        UndecidedError: neither holds a layer.
-    """
-    import psutil
-
-    sizes = dict[int | None, int]()
-    for name, slot in checkpoint.architecture.slots().items():
-        if name in checkpoint.tensors:
-            sizes[slot.layer] = sizes.get(slot.layer, 0) + math.prod(checkpoint.tensors[name].shape)
-    weights = max(sizes.values())
-    room = [(torch.device("cpu"), psutil.virtual_memory().available)]
-    if torch.cuda.is_available():
-        room.insert(0, (torch.device("cuda"), torch.cuda.mem_get_info()[0]))
-    for dtype in (torch.float64, torch.float32):
-        need = 3 * weights * dtype.itemsize  # the base's, a variant's, and what transformers converts
-        for device, free in room:
-            if need < free:
-                return device, dtype
-    raise UndecidedError(
-        f"{checkpoint.folder}: verification needs {need / 1e9:.1f} GB for the largest layer in float32, "
-        f"{room[-1][1] / 1e9:.1f} GB are free; use a larger machine, or --no-verify to skip it"
-    )
-
-
-def _empty_model(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
-    """The transformers model of a checkpoint, its buffers made and its parameters without memory."""
-    from accelerate import init_empty_weights
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
-    from transformers.initialization import no_init_weights
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    try:
-        config = CONFIG_MAPPING[checkpoint.config["model_type"]].from_dict(checkpoint.config)
-        with no_init_weights(), init_empty_weights(include_buffers=False):
-            model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._from_config(
-                config, dtype=dtype, experts_implementation="eager"
-            )
-    except Exception as error:  # whatever a config can make transformers raise: no verdict is possible
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise UndecidedError(
-            f"{checkpoint.folder}: transformers cannot build this model: {reason}"
-        ) from error
-    return model.eval()
