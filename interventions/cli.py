@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scramble.errors import RunError
-from scramble.printing import Format, FormatOption, QuietOption, counter, emit, reporter
+from scramble.printing import Format, FormatOption, QuietOption, counter, emit, records, reporter
 
 if TYPE_CHECKING:
     from interventions.contrast import Contrasts
@@ -106,7 +106,6 @@ def contrast(
 ) -> None:
     """Compare the updates of the finished runs: by layer and treatment, raw and aligned."""
     from interventions.experiment import read_experiment
-    from scramble.updates.cli import records
 
     read = read_experiment(path)
     found = _contrast(read, _planned(read, out), out, quiet)

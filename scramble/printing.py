@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -11,9 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from scramble.errors import TargetError
+
+if TYPE_CHECKING:
+    import pandas
 
 Row = Mapping[str, Any]
 
@@ -26,6 +32,15 @@ class Format(StrEnum):
     csv = "csv"
 
 
+def _checked_table(path: Path | None) -> Path | None:
+    """Before anything is computed."""
+    if path is not None and path.suffix not in (".csv", ".json", ".parquet"):
+        raise TargetError(f"{path}: a table is written as .csv, .json or .parquet")
+    if path is not None and not path.parent.is_dir():
+        raise TargetError(f"{path}: its folder {path.parent} does not exist")
+    return path
+
+
 def _quieten(asked: bool) -> bool:
     """huggingface_hub has bars of its own, and reads this when it is imported."""
     if asked:
@@ -36,6 +51,12 @@ def _quieten(asked: bool) -> bool:
 FormatOption = Annotated[Format, typer.Option("--format", help="How the result is printed.")]
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress on standard error.", callback=_quieten)
+]
+TableOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--table", help="Write the rows into this .csv, .json or .parquet file too.", callback=_checked_table
+    ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing target.")]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write.")]
@@ -59,18 +80,59 @@ def counter(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def emit(rows: Sequence[Row], meta: Mapping[str, Any], format: Format) -> None:
-    """Print a result: rows under `rows` and `meta` beside them (JSON), or the rows alone (CSV, table)."""
+def emit(rows: Sequence[Row], meta: Mapping[str, Any], format: Format, table: Path | None = None) -> None:
+    """Print a result: rows under `rows` and `meta` beside them (JSON), or the rows alone (CSV, table).
+
+    Args:
+        table: a file that the same rows are written into, in the format of its name.
+    """
+    if table:
+        _write_table(rows, meta, table)
     if format is Format.json:
-        content = _finite({"meta": dict(meta), "rows": [dict(row) for row in rows]})
-        json.dump(content, sys.stdout, indent=2, default=str, allow_nan=False)
-        sys.stdout.write("\n")
+        sys.stdout.write(_json(rows, meta))
     elif format is Format.csv:
-        writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows(rows)
+        sys.stdout.write(_csv(rows))
     else:
         _print_table(rows, meta)
+
+
+def records(table: pandas.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a data frame with None for what is missing."""
+    import pandas
+
+    return [
+        {str(name): None if pandas.isna(value) else value for name, value in row.items()}
+        for row in table.astype(object).to_dict("records")
+    ]
+
+
+def _write_table(rows: Sequence[Row], meta: Mapping[str, Any], path: Path) -> None:
+    try:
+        if path.suffix == ".parquet":
+            import pandas
+
+            frame = pandas.DataFrame([dict(row) for row in rows])
+            frame.attrs = {name: str(value) for name, value in meta.items()}
+            frame.to_parquet(path, index=False)
+        else:
+            path.write_text(_csv(rows) if path.suffix == ".csv" else _json(rows, meta))
+    except ImportError:
+        raise TargetError(f"{path}: Parquet needs pyarrow: pip install 'scramble[parquet]'") from None
+    except OSError as error:
+        raise TargetError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _json(rows: Sequence[Row], meta: Mapping[str, Any]) -> str:
+    content = _finite({"meta": dict(meta), "rows": [dict(row) for row in rows]})
+    return json.dumps(content, indent=2, default=str, allow_nan=False) + "\n"
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [])
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _finite(value: Any) -> Any:

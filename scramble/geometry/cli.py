@@ -8,8 +8,17 @@ from typing import Annotated
 import typer
 
 from scramble.errors import SelectionError
-from scramble.printing import ForceOption, Format, FormatOption, QuietOption, counter, emit
-from scramble.updates.cli import ByOption, levels_of, records
+from scramble.printing import (
+    ForceOption,
+    Format,
+    FormatOption,
+    QuietOption,
+    TableOption,
+    counter,
+    emit,
+    records,
+)
+from scramble.updates.cli import ByOption, levels_of
 
 RunArgument = Annotated[str, typer.Argument(metavar="START:END", help="The two ends of a run.")]
 LayersOption = Annotated[str | None, typer.Option(help="20,25 or 4-8 or -1 or all.")]
@@ -40,6 +49,7 @@ def spectra(
         Path | None, typer.Option(help="Write all singular values and angles into this .csv file.")
     ] = None,
     plot: PlotOption = None,
+    table: TableOption = None,
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
@@ -69,7 +79,7 @@ def spectra(
         "passed_over": len(opened.tensors) - len(measured),
         "bounds": "all hold",
     }
-    emit(records(tables.spectra(measured, levels)), meta, format)
+    emit(records(tables.spectra(measured, levels)), meta, format, table)
 
 
 def principal(
@@ -97,6 +107,7 @@ def principal(
         typer.Option(help="principal, low_magnitude, safe, complement, principal_not_low or random."),
     ] = "safe",
     force: ForceOption = False,
+    table: TableOption = None,
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
@@ -142,7 +153,12 @@ def principal(
         "matrices": counts["tensor"].nunique(),
         "passed_over": len(opened.tensors) - counts["tensor"].nunique(),
     }
-    emit(records(tables.principal(counts, levels)), meta | ({"masks": str(write)} if write else {}), format)
+    emit(
+        records(tables.principal(counts, levels)),
+        meta | ({"masks": str(write)} if write else {}),
+        format,
+        table,
+    )
 
 
 def _alphas(sweep: str | None, alpha: float) -> list[float]:

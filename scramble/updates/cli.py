@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from scramble.errors import ManifestError, SelectionError
-from scramble.printing import Format, FormatOption, QuietOption, counter, emit
+from scramble.printing import Format, FormatOption, QuietOption, TableOption, counter, emit, records
 
 ByOption = Annotated[
     str, typer.Option(help="Levels, comma-separated: model, module, layer, layer-module, tensor.")
@@ -23,6 +23,7 @@ def commands(app: typer.Typer) -> None:
 def diff(
     run: Annotated[str, typer.Argument(metavar="START:END", help="The two ends of a run.")],
     by: ByOption = "model,module,layer",
+    table: TableOption = None,
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
@@ -32,8 +33,8 @@ def diff(
 
     levels = levels_of(by)
     opened = open_run(run)
-    table = scramble_diff(opened, levels)
-    emit(records(table), {"start": str(opened.start.folder), "end": str(opened.end.folder)}, format)
+    meta = {"start": str(opened.start.folder), "end": str(opened.end.folder)}
+    emit(records(scramble_diff(opened, levels)), meta, format, table)
 
 
 def overlap(
@@ -51,6 +52,7 @@ def overlap(
     decompose: Annotated[
         bool, typer.Option(help="What the overlap above chance is made of (with --row-column).")
     ] = False,
+    table: TableOption = None,
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
@@ -73,24 +75,14 @@ def overlap(
         frames = ["raw"]
     with counter("comparing tensors", quiet) as progress:
         counts = count_pairs(opened, frames, progress, row_column=row_column or decompose)
-        table = (decomposed if decompose else scramble_overlap)(counts, levels)
+        found = (decomposed if decompose else scramble_overlap)(counts, levels)
     bf16 = sorted(run.name for run in opened if run.end.storage(run.tensors[0]).name == "BF16")
     meta = {
         "runs": len(opened),
         "aligned": ", ".join(undone) or "none: no START carries a scramble.json",
         "updates_from_bf16_ends": ", ".join(bf16) or "none",
     }
-    emit(records(table), meta, format)
-
-
-def records(table: Any) -> list[dict[str, Any]]:
-    """Rows of a data frame with None for what is missing."""
-    import pandas
-
-    return [
-        {name: None if pandas.isna(value) else value for name, value in row.items()}
-        for row in table.astype(object).to_dict("records")
-    ]
+    emit(records(found), meta, format, table)
 
 
 def levels_of(by: str) -> list[str]:

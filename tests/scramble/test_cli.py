@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from scramble.printing import records
 from scramble.symmetries import SYMMETRIES
 from tests.conftest import Command
+from tests.models import Tiny
 
 HEAVY = ("torch", "transformers", "pandas", "scipy", "matplotlib", "trl", "numpy", "pydantic")
 
@@ -114,3 +119,22 @@ def test_version(command: Command) -> None:
     from scramble import __version__
 
     assert command("--version").out.strip() == __version__
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
+def test_a_table_file_holds_the_rows_that_are_printed(
+    suffix: str, tmp_path: Path, command: Command, tiny: Tiny
+) -> None:
+    base, end = tiny.save(tmp_path / "a"), replace(tiny, seed=5).save(tmp_path / "b")
+    file = tmp_path / f"rows.{suffix}"
+    found = command("diff", f"{base}:{end}", "--table", file, "--format", "json")
+    rows = found.json["rows"]
+    if suffix == "json":
+        read = json.loads(file.read_text())["rows"]
+    else:
+        frame = pd.read_csv(file) if suffix == "csv" else pd.read_parquet(file)
+        read = records(frame)
+    assert [row["sparsity"] for row in read] == pytest.approx([row["sparsity"] for row in rows])
+    assert [row["module"] for row in read] == [row["module"] for row in rows]
+    assert command("diff", f"{base}:{end}", "--table", tmp_path / "no" / "x.csv").code == 2
+    assert command("diff", f"{base}:{end}", "--table", tmp_path / "x.txt").err.count("\n") == 1
