@@ -52,6 +52,15 @@ class TensorEntry:
         """
         return self._mapped(self.storage.word, self.shape)
 
+    def read(self, low: int, high: int) -> Array:
+        """Words `low:high` of the flattened tensor, in memory of their own.
+
+        Raises:
+            CheckpointError: stored in a format that is not a plain float.
+        """
+        word = self.storage.word
+        return np.fromfile(self.path, word, high - low, offset=self.start + low * word.itemsize)
+
     def bytes(self) -> Array:
         """What is stored, whatever its format: a read-only memory map."""
         return self._mapped(np.dtype(np.uint8), (self.stop - self.start,))

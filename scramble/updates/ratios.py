@@ -74,7 +74,8 @@ def pair_ratios(counts: pd.DataFrame) -> pd.DataFrame:
     )
     expected = {"chance": total, "rounding_only": c["rounding_only_a"] + c["rounding_only_b"]}
     expected["magnitude_matched"] = total
-    expected["row_column_matched"] = c["row_column_matched_a"] + c["row_column_matched_b"]
+    if "row_column_matched" in c:
+        expected["row_column_matched"] = c["row_column_matched_a"] + c["row_column_matched_b"]
     for baseline, changes in expected.items():
         found[baseline] = _ratio(c[baseline], changes - c[baseline])
     for baseline in expected:
@@ -86,6 +87,7 @@ def pair_ratios(counts: pd.DataFrame) -> pd.DataFrame:
     ):
         found[name] = _ratio(c[top], np.sqrt(c[a] * c[b]))
     found["sign_agreement"] = _ratio(c["same_sign"], c["signed"])
+    found["non_finite"] = c["non_finite"]
     return found
 
 
