@@ -7,9 +7,9 @@ block in float64 and added in the order of the blocks, so that they do not depen
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from scramble.updates.kernels import BINS, CELLS, KEYS, LANES
 from scramble.updates.streams import Stream
 
 MOST_RUNS = 8
-_BLOCK = 1 << 17
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -141,32 +141,46 @@ class _Reader:
         order = list(first)
         self.which = np.array([order.index(0 if one_start else stream.origin) for stream in streams])
         self.starts = len(order)
-        # Whether a start is finer than bf16 decides the keys, so all blocks of a tensor must agree.
-        self.cells = CELLS if any(source.start(0, 1)[1] is not None for source in self.sources) else 1
+        self.fine_start = any(source.fine_start for source in self.sources)
+        self.fine_end = any(stream.fine_end for stream in streams)
+        self.cells = CELLS if self.fine_start else 1
         self.blocks = max(1, -(-self.n // _BLOCK))
 
-    def read(self, block: int, *, ends: bool = True) -> tuple[Any, Any, Any, Any, Any]:
-        """Words and values of the starts, words and updates of the ends, and which runs are fine."""
-        low, high = block * _BLOCK, min((block + 1) * _BLOCK, self.n)
-        starts = [source.start(low, high) for source in self.sources]
-        words = _stacked([one for one, _ in starts])
-        values = None
-        if self.cells > 1:
-            values = _stacked([kernels.widened(one) if fine is None else fine for one, fine in starts])
-        found = [
-            stream.end(low, high, None if values is None else values[k], words[k])
-            for stream, k in zip(self.streams, self.which, strict=True)
-        ]
-        delta = None
-        if any(one.delta is not None for one in found):
-            delta = np.zeros((len(found), high - low), np.float32)
-            for k, one in enumerate(found):
-                if one.delta is not None:
-                    delta[k] = one.delta
-                else:
-                    origin = kernels.widened(words[self.which[k]])
-                    kernels.subtract(kernels.widened(one.words), origin, delta[k])
-        return words, values, _stacked([one.words for one in found]), delta, [one.fine for one in found]
+    def blocks_of(self, blocks: range) -> Iterator[_Block]:
+        """One after another, in the same memory."""
+        runs, size = len(self.streams), min(_BLOCK, self.n)
+        words, ends = np.empty((self.starts, size), np.uint16), np.empty((runs, size), np.uint16)
+        fine = self.fine_start or self.fine_end
+        values = np.empty((self.starts, size), np.float32) if fine else None
+        delta = np.empty((runs, size), np.float32) if fine else None
+        for number in blocks:
+            low = number * _BLOCK
+            m = min(_BLOCK, self.n - low)
+
+            def part(rows: Any, row: int, m: int = m) -> Any:
+                return None if rows is None else rows[row, :m]
+
+            for s, source in enumerate(self.sources):
+                source.start(low, words[s, :m], part(values, s))
+            off_grid = [
+                stream.end(low, part(values, self.which[k]), ends[k, :m], part(delta, k))
+                for k, stream in enumerate(self.streams)
+            ]
+            finer = values if self.fine_start else None
+            yield _Block(number, m, words, finer, ends, delta, np.array(off_grid, np.int64))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The first m of each row count. `values` and `delta` are None where the words say it all."""
+
+    number: int
+    m: int
+    words: Any
+    values: Any
+    ends: Any
+    delta: Any
+    fine: Any
 
 
 @dataclass
@@ -188,7 +202,7 @@ class _Second:
     matched: Any
     rank_dots: Any
     passing: Any
-    passing_sums: Any = field(repr=False)
+    passing_sums: Any
 
 
 def _first(reader: _Reader, eta: float, pool: ThreadPoolExecutor | None) -> _First:
@@ -206,12 +220,12 @@ def _first(reader: _Reader, eta: float, pool: ThreadPoolExecutor | None) -> _Fir
             dots,
             squares,
         )
-        for block in blocks:
-            words, values, ends, delta, fine = reader.read(block)
-            tally.fine |= fine
+        for block in reader.blocks_of(blocks):
+            tally.fine |= block.fine
             kernels.first_pass(
-                *(words, values, ends, delta, reader.which, eta, tally.joint, tally.non_finite),
-                *(tally.signs, tally.sizes, tally.exact, dots[block], squares[block]),
+                *(block.m, block.words, block.values, block.ends, block.delta, reader.which, eta),
+                *(tally.joint, tally.non_finite, tally.signs, tally.sizes, tally.exact),
+                *(dots[block.number], squares[block.number]),
             )
         return tally
 
@@ -236,12 +250,10 @@ def _second(reader: _Reader, tally: _First, rates: Any, pool: ThreadPoolExecutor
     above, inside = (upto[:, -1:] - upto) / n, (tally.sizes - tally.exact) / n
 
     def work(blocks: range) -> None:
-        for block in blocks:
-            words, values, _, delta, _ = reader.read(block)
+        for block in reader.blocks_of(blocks):
             kernels.second_pass(
-                *(words, values, delta, reader.which, tally.fine, rates, ranks, above, inside),
-                *(found.matched[block], found.rank_dots[block], found.passing[block]),
-                found.passing_sums[block],
+                *(block.m, block.words, block.values, block.delta, reader.which, tally.fine, rates),
+                *(ranks, above, inside, *(sums[block.number] for sums in vars(found).values())),
             )
 
     _shared(work, reader.blocks, pool)
@@ -254,10 +266,6 @@ def _shared(work: Callable[[range], Any], blocks: int, pool: ThreadPoolExecutor 
     if workers == 1 or pool is None:
         return [work(range(blocks))]
     return list(pool.map(work, [range(first, blocks, workers) for first in range(workers)]))
-
-
-def _stacked(rows: list[Any]) -> Any:
-    return rows[0][None] if len(rows) == 1 else np.stack(rows)
 
 
 def _bits(runs: int) -> Int64[np.ndarray, "runs patterns"]:

@@ -130,6 +130,7 @@ def changes(
 
 @_compiled
 def first_pass(
+    n: int,
     starts: Words,
     values: Values | None,
     ends: Words,
@@ -147,6 +148,7 @@ def first_pass(
     """All that one reading gives.
 
     Args:
+        n: weights of the block; rows may be longer.
         values: start weights in float32; None if `starts` are what is stored.
         delta: updates in float32; None if the difference of the stored words is all there is.
         joint: counts of (start, magnitude key, pattern).
@@ -156,7 +158,7 @@ def first_pass(
         dots: inner products of updates, upper triangle.
         squares: squared norms of the starts.
     """
-    runs, n = ends.shape
+    runs = len(ends)
     patterns, found = np.empty(_BLOCK, np.uint16), np.empty(_BLOCK, np.uint16)
     codes, steps = np.empty(_BLOCK, np.uint32), np.empty((runs, _BLOCK), np.float64)
     after, step = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
@@ -198,6 +200,7 @@ def first_pass(
 
 @_compiled
 def second_pass(
+    n: int,
     starts: Words,
     values: Values | None,
     delta: Values | None,
@@ -215,6 +218,7 @@ def second_pass(
     """What needs tables of the whole tensor.
 
     Args:
+        n: as in `first_pass`, like the others.
         fine: runs whose updates are known more finely than bf16 lets through.
         rates: change rate by key of each run's own start; None where all share a start.
         ranks: the centred rank of each bin of |update|.
@@ -222,7 +226,7 @@ def second_pass(
         matched, rank_dots, passing: sums over weights of products of two runs' rates, ranks, and chances
             that an update of the run's own sizes passes the rounding threshold here; upper triangles.
     """
-    runs, n = len(which), starts.shape[1]
+    runs = len(which)
     found, table = np.empty(_BLOCK, np.uint16), np.empty((runs, _BLOCK), np.float64)
     origin = np.empty(_BLOCK, np.float32)
     for low in range(0, n, _BLOCK):

@@ -37,35 +37,35 @@ class Update:
     values: Float32[np.ndarray, ...] | None = None
 
 
-@dataclass(frozen=True)
-class Block:
-    """A part of one end.
-
-    Attributes:
-        words: as bf16.
-        delta: the update in float32; None if the difference of the words is all there is.
-        fine: whether any value lies between two words, so that the update is finer than bf16 lets through.
-    """
-
-    words: Words
-    delta: Values | None
-    fine: bool
-
-
 class Stream(Protocol):
-    """A tensor of a run, flattened to n weights. Streams with one start have one `origin`."""
+    """A tensor of a run, flattened to n weights. Streams with one start have one `origin`.
+
+    Blocks are written into arrays of the caller, which are used again and again.
+    """
 
     @property
     def n(self) -> int: ...
     @property
     def origin(self) -> Hashable: ...
-
-    def start(self, low: int, high: int) -> tuple[Words, Values | None]:
-        """The start as bf16 words, and in float32 where it is stored more finely."""
+    @property
+    def fine_start(self) -> bool:
+        """Whether the start is stored more finely than bf16."""
         ...
 
-    def end(self, low: int, high: int, start: Values | None, words: Words) -> Block:
-        """The end, for a start that `start` gave."""
+    @property
+    def fine_end(self) -> bool:
+        """Whether the update is more than the difference of bf16 words."""
+        ...
+
+    def start(self, low: int, words: Words, values: Values | None) -> None:
+        """A block of the start from weight `low` on, as bf16 words and, if asked for, in float32."""
+        ...
+
+    def end(self, low: int, start: Values | None, words: Words, delta: Values | None) -> bool:
+        """The same block of the end as bf16 words, and the update; whether any end lies between two words.
+
+        Where no run of several has an update finer than its words, `start` and `delta` are None.
+        """
         ...
 
 
@@ -84,17 +84,22 @@ class FileStream:
     def origin(self) -> Hashable:
         return self.before.path, self.before.start
 
-    def start(self, low: int, high: int) -> tuple[Words, Values | None]:
-        words, values, _ = _read(self.before, low, high)
-        return words, values
+    @property
+    def fine_start(self) -> bool:
+        return self.before.dtype != "BF16"
 
-    def end(self, low: int, high: int, start: Values | None, words: Words) -> Block:
-        ended, values, fine = _read(self.after, low, high)
-        if values is None and start is None:
-            return Block(ended, None, False)
-        values = kernels.widened(ended) if values is None else values
-        kernels.subtract(values, kernels.widened(words) if start is None else start, values)
-        return Block(ended, values, fine)
+    @property
+    def fine_end(self) -> bool:
+        return self.after.dtype != "BF16" or self.fine_start
+
+    def start(self, low: int, words: Words, values: Values | None) -> None:
+        _read(self.before, low, words, values)
+
+    def end(self, low: int, start: Values | None, words: Words, delta: Values | None) -> bool:
+        fine = _read(self.after, low, words, delta)
+        if delta is not None and start is not None:
+            kernels.subtract(delta, start, delta)
+        return fine
 
 
 @dataclass(frozen=True)
@@ -111,27 +116,46 @@ class ArrayStream:
     def origin(self) -> Hashable:
         return id(self.update.start)
 
-    def start(self, low: int, high: int) -> tuple[Words, Values | None]:
-        values = self.update.values
-        return _part(self.update.start, low, high), None if values is None else _part(values, low, high)
+    @property
+    def fine_start(self) -> bool:
+        return self.update.values is not None
 
-    def end(self, low: int, high: int, start: Values | None, words: Words) -> Block:
-        delta = _part(self.update.delta, low, high)
-        return Block(_part(self.update.end, low, high), delta, self.update.fine)
+    @property
+    def fine_end(self) -> bool:
+        return True
+
+    def start(self, low: int, words: Words, values: Values | None) -> None:
+        words[:] = _part(self.update.start, low, words)
+        if values is not None and self.update.values is not None:
+            values[:] = _part(self.update.values, low, words)
+        elif values is not None:
+            kernels.widen(words, values)
+
+    def end(self, low: int, start: Values | None, words: Words, delta: Values | None) -> bool:
+        words[:] = _part(self.update.end, low, words)
+        if delta is not None:
+            delta[:] = _part(self.update.delta, low, words)
+        return self.update.fine
 
 
-def _part(array: Array, low: int, high: int) -> Array:
-    return np.ascontiguousarray(array.reshape(-1)[low:high])
+def _part(array: Array, low: int, like: Array) -> Array:
+    return array.reshape(-1)[low : low + len(like)]
 
 
-def _read(entry: TensorEntry, low: int, high: int) -> tuple[Words, Values | None, bool]:
-    """As bf16 words; as float32, if stored more finely; whether any value lies between two words."""
-    stored = entry.read(low, high)
+def _read(entry: TensorEntry, low: int, words: Words, values: Values | None) -> bool:
+    """As bf16 words and, if asked for, as float32; whether any value lies between two words."""
     if entry.dtype == "BF16":
-        return stored, None, False
-    values = float32_values(stored, entry.storage)
-    words = np.empty(len(values), np.uint16)
-    fine = kernels.narrow(values, words)
-    if entry.dtype == "F64":  # rounded once, from what is stored
-        words = bf16_words(stored, entry.storage)
-    return words, values, fine
+        entry.read(low, words)
+        if values is not None:
+            kernels.widen(words, values)
+        return False
+    values = np.empty(len(words), np.float32) if values is None else values
+    if entry.dtype == "F32":
+        entry.read(low, values)
+        return bool(kernels.narrow(values, words))
+    stored = np.empty(len(words), entry.storage.word)
+    entry.read(low, stored)
+    values[:] = float32_values(stored, entry.storage)
+    fine = bool(kernels.narrow(values, words))
+    words[:] = bf16_words(stored, entry.storage)  # rounded once, from what is stored
+    return fine

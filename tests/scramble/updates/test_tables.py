@@ -238,15 +238,16 @@ def test_nothing_is_called_aligned_where_nothing_was(arms: dict[str, Path], comm
     assert command("overlap", *runs, "--frame", "aligned").code == 2
 
 
-def test_a_start_off_the_bf16_grid_has_no_magnitude_matched_figure(
+def test_a_start_off_the_bf16_grid_is_matched_by_its_place_between_two_words(
     arms: dict[str, Path], tmp_path: Path
 ) -> None:
     fine = train(arms["base"], tmp_path / "fine", 5)
     runs = [ends(fine, train(fine, tmp_path / f"end{seed}", seed)) for seed in (6, 7)]
-    table = overlap(count_pairs(runs, ["raw"]), ["model", "tensor"])
-    assert table["magnitude_matched"].isna().all()
-    assert table.loc[0, "jaccard"] > 0
-    assert table.loc[0, "chance"] > 0
+    row = overlap(count_pairs(runs, ["raw"]), ["model"]).iloc[0]
+    assert row["jaccard"] > row["chance"] + 0.02
+    # The updates are noise of one size: rounding is all there is.
+    assert row["rounding_only"] == pytest.approx(row["jaccard"], abs=0.02)
+    assert row["magnitude_matched"] > row["chance"] + 0.01
 
 
 def test_a_trained_scrambled_model_inverted_computes_the_same(arms: dict[str, Path], tmp_path: Path) -> None:
