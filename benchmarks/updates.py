@@ -206,17 +206,14 @@ def main() -> None:
     print(f"warm: {size / best['overlap, warm']:.2f} GB/s of checkpoint bytes, whole process (at least 2)")
     print(f"cold: {best['overlap, cold'] / best['read, cold']:.2f} x reading the same files (at most 1.2)")
     name = "model.layers.0.mlp.up_proj.weight"
-    one = [
-        str(sorted((arguments.folder / part).glob("*.safetensors"))[0])
-        for part in ("start", *(f"end{k}" for k in range(1, 6)))
-    ]
+    parts = ["start", *(f"end{k}" for k in range(1, RUNS + 1))]
+    one = [sorted((arguments.folder / part).glob("*.safetensors"))[0] for part in parts]
     _, _, printed = measure(ETA, name, *one)
     seconds, weights = map(float, printed.split())
     total = row["n"] / weights * seconds
-    print(
-        f"pairwise eta rule in torch: {seconds:.2f} s for {weights:.3g} weights, {total:.0f} s for all: "
-        f"{total / best['overlap, warm']:.0f} x the overlap table (at least 50)"
-    )
+    ratio = total / best["overlap, warm"]
+    print(f"pairwise eta rule in torch: {seconds:.2f} s for {weights:.3g} weights, {total:.0f} s for all")
+    print(f"that is {ratio:.0f} x the whole overlap table (at least 50)")
     if arguments.twice:
         _, runs, size = prepare(arguments.folder, 2 * arguments.gigabytes, arguments.float32)
         _, memory, _ = measure(OVERLAP, "overlap", *runs, "--format", "json", "--quiet")

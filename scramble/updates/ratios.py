@@ -22,10 +22,14 @@ def place(tensor: str) -> dict[str, object]:
 
     >>> place("model.layers.3.self_attn.q_proj.bias")
     {'layer': 3, 'module': 'q_proj', 'tensor': 'model.layers.3.self_attn.q_proj.bias'}
+    >>> place("model.layers.3.mlp.experts.down_proj_bias")["module"]
+    'down_proj'
     """
     found = re.search(r"\.(\d+)\.", tensor)
-    parts = tensor.split(".")
-    module = parts[-2] if len(parts) > 1 else parts[0]
+    parts = [part for part in tensor.split(".") if not part.isdigit()]
+    if len(parts) > 1 and parts[-1] in ("weight", "bias"):
+        parts.pop()
+    module = parts[-1].removesuffix("_bias")
     return {"layer": int(found.group(1)) if found else None, "module": module, "tensor": tensor}
 
 

@@ -30,15 +30,13 @@ EMBEDDINGS = {
     "word_embeddings",
 }
 
+NORMS = r"norm|^ln_"
 
-def diff(
-    run: Run,
-    levels: Sequence[str] = ("model", "module", "layer"),
-    progress: Progress = lambda done, total: None,
-    *,
-    eta: float = 0.0,
+
+def count_updates(
+    run: Run, progress: Progress = lambda done, total: None, *, eta: float = 0.0
 ) -> pd.DataFrame:
-    """Sparsity of one run's update, at each level; `model` comes with and without the embeddings.
+    """Additive counts of one run, one row a tensor.
 
     Args:
         eta: if positive, the paper's tolerance rule in place of "the bits differ" (see `joint.count`).
@@ -48,9 +46,12 @@ def diff(
         for name in run.tensors:
             rows.append(place(name) | asdict(update_counts(count([run.stream(name)], pool, eta=eta))))
             progress(len(rows), len(run.tensors))
-    return pd.concat(
-        [update_ratios(part) for part in _pooled(pd.DataFrame(rows), levels, [])], ignore_index=True
-    )
+    return pd.DataFrame(rows)
+
+
+def diff(counts: pd.DataFrame, levels: Sequence[str] = ("model", "module", "layer")) -> pd.DataFrame:
+    """Sparsity at each level, from `count_updates`; `model` comes with and without embeddings and norms."""
+    return pd.concat([update_ratios(part) for part in _pooled(counts, levels, [])], ignore_index=True)
 
 
 def count_pairs(
@@ -65,7 +66,7 @@ def count_pairs(
 
     Args:
         row_column: fit change rates by row and column too: a second pass, with whole tensors in memory.
-        eta: as in `diff`.
+        eta: as in `count_updates`.
 
     Raises:
         MismatchError: the runs are not of one model, or cannot be aligned because they have two bases.
@@ -103,14 +104,31 @@ def decomposed(counts: pd.DataFrame, levels: Sequence[str] = ("model", "module",
     return pd.concat([decomposition(part) for part in _pooled(counts, levels, PAIR)], ignore_index=True)
 
 
+def mean_pairs(table: pd.DataFrame) -> pd.DataFrame:
+    """Means over pairs of runs of what `overlap` or `decomposed` gave: the paper's off-diagonal mean (2.2).
+
+    Pairs with one seed, which saw the same prompts, are apart from those with two; `pairs` says how many
+    there are.
+    """
+    keys = ["level", "layer", "module", "tensor", "frame", "same_seed"]
+    figures = [name for name in table if name not in (*keys, "run_a", "run_b", "n")]
+    grouped = table.assign(same_seed=table["same_seed"].astype("boolean")).groupby(
+        keys, dropna=False, sort=False
+    )
+    found = grouped.agg(pairs=("n", "size"), n=("n", "first"), **{name: (name, "mean") for name in figures})
+    return found.reset_index()
+
+
 def _pooled(counts: pd.DataFrame, levels: Sequence[str], keep: Sequence[str]) -> list[pd.DataFrame]:
     parts = []
     for level in levels:
         parts.append(pool(counts, level, keep))
         if level == "model":
-            inner = pool(counts[~counts["module"].isin(EMBEDDINGS)], level, keep)
-            parts.append(inner.assign(level="model without embeddings"))
-    return parts
+            inner = counts[~counts["module"].isin(EMBEDDINGS)]
+            parts.append(pool(inner, level, keep).assign(level="model without embeddings"))
+            matrices = inner[~inner["module"].str.contains(NORMS)]
+            parts.append(pool(matrices, level, keep).assign(level="model without embeddings and norms"))
+    return [part for part in parts if len(part)]
 
 
 def _pairs(runs: Sequence[Run]) -> int:
