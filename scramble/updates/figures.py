@@ -42,15 +42,17 @@ def diff_figure(counts: pd.DataFrame) -> Figure:
 def overlap_figure(counts: pd.DataFrame) -> Figure:
     """Jaccard overlap and its baselines by layer and by module, a column a frame; and pair by pair.
 
-    From `count_pairs`. Lines are means over pairs of runs.
+    From `count_pairs`. Lines are means over pairs of runs; pairs with one seed, which saw the same prompts,
+    are in the matrix only, if there are others.
     """
+    pairs = overlap(_inside(counts), ["model"])
+    counts = _two_seeds(counts)
     frames = list(dict.fromkeys(counts["frame"]))
     runs = list(dict.fromkeys([*counts["run_a"], *counts["run_b"]]))
-    inside = counts[counts["layer"].notna()]
+    inside = _inside(counts)
     layered, moduled = (
         mean_pairs(overlap(part, [key])) for part, key in ((inside, "layer"), (counts, "module"))
     )
-    pairs = overlap(inside if len(inside) else counts, ["model"])
     several = len(runs) > 2
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5 * len(frames) + 3.2 * several, 5.8), layout="constrained")
@@ -74,8 +76,9 @@ def decomposition_figure(counts: pd.DataFrame) -> Figure:
 
     From `count_pairs(..., row_column=True)`; means over pairs. A part below zero is drawn below zero.
     """
+    counts = _two_seeds(counts)
     frames = list(dict.fromkeys(counts["frame"]))
-    inside = counts[counts["layer"].notna()]
+    inside = _inside(counts)
     tables = [
         (mean_pairs(decomposed(inside, ["layer"])), "layer"),
         (mean_pairs(decomposed(counts, ["module"])), "module"),
@@ -90,6 +93,17 @@ def decomposition_figure(counts: pd.DataFrame) -> Figure:
             row[0].set_ylabel("weights above chance / all weights")
         _legend(figure, axes[0][0])
     return figure
+
+
+def _inside(counts: pd.DataFrame) -> pd.DataFrame:
+    """Weights in the layers; all, where there are none."""
+    inside = counts[counts["layer"].notna()]
+    return inside if len(inside) else counts
+
+
+def _two_seeds(counts: pd.DataFrame) -> pd.DataFrame:
+    same = counts["same_seed"].fillna(False).astype(bool)
+    return counts if same.all() else counts[~same]
 
 
 def _stack(ax: Any, table: pd.DataFrame, key: str) -> None:
