@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 def commands(app: typer.Typer) -> None:
     app.command()(consensus)
+    app.command()(rates)
 
 
 def consensus(
@@ -85,7 +86,7 @@ def consensus(
         from scramble.maps.area import area_means
 
         drawn = matrices(opened[0], chosen)
-        figures.check_panels(drawn)
+        figures.check_panels(drawn, figures.MOST_MAPS)
 
     def keep(tensor: str, masks: Bool[np.ndarray, "runs ..."]) -> None:
         if write:
@@ -109,6 +110,72 @@ def consensus(
 
         save(figures.consensus_figure(maps, len(opened)), plot)
     emit(records(tables.consensus(counts, levels)), meta, format, table)
+
+
+def rates(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="START:END...", help="Checkpoints of one START, in order.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="A run folder, for its START and all its checkpoints/step-*.")
+    ] = None,
+    by: ByOption = "model,module",
+    layers: LayersOption = None,
+    modules: ModulesOption = None,
+    embeddings: EmbeddingsOption = False,
+    correlate: Annotated[
+        bool, typer.Option("--correlate", help="Rows are correlations of profiles between checkpoints.")
+    ] = False,
+    values: Annotated[
+        Path | None, typer.Option(help="Write all profiles, unsmoothed, into this .csv file.")
+    ] = None,
+    plot: PlotOption = None,
+    table: TableOption = None,
+    format: FormatOption = Format.table,
+    quiet: QuietOption = False,
+) -> None:
+    """How often rows and columns changed: stripe scores beyond chance and magnitude, and profiles."""
+    from scramble.errors import TargetError
+    from scramble.geometry.matrices import Selection, matrices
+    from scramble.maps import rates as tables
+    from scramble.plots import check_target, save
+    from scramble.updates.ends import open_run
+
+    levels = levels_of(by)
+    if bool(runs) == bool(run):
+        raise SelectionError("rates takes START:END, once for each checkpoint, or --run FOLDER")
+    if plot:
+        check_target(plot)
+    if values and (values.suffix != ".csv" or not values.parent.is_dir()):
+        raise TargetError(f"{values}: profiles are written as .csv, into a folder that exists")
+    opened = tables.checkpoints_of(run) if run else [open_run(text) for text in runs or ()]
+    if correlate and len(opened) < 2:
+        raise SelectionError("--correlate needs two checkpoints or more")
+    chosen = Selection(layers, modules.split(",") if modules else (), embeddings)
+    drawn = matrices(opened[0], chosen)
+    if plot:
+        from scramble.maps import figures
+
+        figures.check_panels(drawn, figures.MOST_PROFILES)
+    with counter("measuring matrices", quiet) as progress:
+        profiles, counts = tables.measure(opened, chosen, progress)
+    if values:
+        tables.write_values(profiles, values)
+    if plot:
+        heads = {
+            (name, side): _heads(opened[0], name, dimension)
+            for name in drawn
+            for dimension, side in enumerate(tables.SIDES)
+        }
+        save(figures.rates_figure(profiles, heads), plot)
+    meta = {
+        "start": str(opened[0].start.folder),
+        "checkpoints": ", ".join(one.name for one in opened),
+        "matrices": len(drawn),
+        "passed_over": len(opened[0].tensors) - len(drawn),
+    }
+    found = tables.correlations(profiles, levels) if correlate else tables.stripe_scores(counts, levels)
+    emit(records(found), meta, format, table)
 
 
 def _heads(run: Run, tensor: str, dimension: int) -> tuple[Boundary, ...]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 from jaxtyping import Float64
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from scramble.errors import SelectionError
 from scramble.maps.heads import Boundary
-from scramble.plots import STYLE
+from scramble.maps.rates import SIDES, Profile, smoothed
+from scramble.plots import COLOURS, STYLE
 from scramble.updates.ratios import place
 
-MOST_PANELS = 64
+MOST_MAPS, MOST_PROFILES = 64, 24
 CELLS = 192
 # Perceptually uniform, and readable in grey and for colour-blind readers.
 _MAP = "cividis"
@@ -39,15 +43,15 @@ class Map:
     columns: Sequence[Boundary]
 
 
-def check_panels(tensors: Sequence[str]) -> None:
+def check_panels(tensors: Sequence[str], most: int) -> None:
     """Before anything is computed.
 
     Raises:
-        SelectionError: more matrices than a figure can show, or none.
+        SelectionError: more matrices than a figure can show.
     """
-    if not 1 <= len(tensors) <= MOST_PANELS:
+    if len(tensors) > most:
         raise SelectionError(
-            f"--plot: {len(tensors)} matrices; a figure shows 1 to {MOST_PANELS}, "
+            f"--plot: {len(tensors)} matrices; this figure shows {most} at most, "
             "choose them by --layers and --modules"
         )
 
@@ -81,6 +85,52 @@ def consensus_figure(maps: Sequence[Map], runs: int) -> Figure:
         bar.set_label(f"consensus ratio: share of {runs} runs that changed a coordinate (area means)")
         bar.outline.set_linewidth(0.5)
     return figure
+
+
+def rates_figure(profiles: Sequence[Profile], heads: Mapping[tuple[str, str], Sequence[Boundary]]) -> Figure:
+    """Rates of rows and columns, a line a checkpoint, a row of panels a matrix (figure 3 of the paper).
+
+    Smoothed by `scramble.maps.rates.smoothed`. Dotted: what the last checkpoint's change rates by magnitude
+    predict. Vertical lines are head boundaries, dark ones those of KV groups and parts of fused projections.
+
+    Args:
+        heads: boundaries by tensor and side.
+    """
+    tensors = sorted({one.tensor for one in profiles}, key=_order)
+    names = list(dict.fromkeys(one.checkpoint for one in profiles))
+    colours = (
+        COLOURS if len(names) <= len(COLOURS) else matplotlib.colormaps[_MAP](np.linspace(0, 1, len(names)))
+    )
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(11, 0.7 + 1.75 * len(tensors)), layout="constrained")
+        grid = figure.subplots(len(tensors), 2, squeeze=False, sharey="row")
+        for axes, tensor in zip(grid, tensors, strict=True):
+            for ax, side in zip(axes, SIDES, strict=True):
+                here = [one for one in profiles if (one.tensor, one.side) == (tensor, side)]
+                for line in heads.get((tensor, side), ()):
+                    ax.axvline(line.at - 0.5, color="0.45" if line.heavy else "0.8", lw=0.8, zorder=0)
+                for one in here:
+                    ax.plot(smoothed(one.rate), color=colours[names.index(one.checkpoint)], lw=0.8)
+                ax.plot(smoothed(here[-1].expected), color="0.1", ls=":", lw=1)
+                ax.set_title(f"{_title(tensor, tensors)}, by {side}", fontsize=9, loc="left")
+                ax.set_xlim(0, len(here[0].rate) - 1)
+            axes[0].set_ylim(bottom=0)
+            axes[0].set_ylabel("share changed")
+        for ax, side in zip(grid[-1], SIDES, strict=True):
+            ax.set_xlabel(side)
+        lines = [Line2D([], [], color=colours[at], lw=1.2) for at in range(len(names))]
+        lines.append(Line2D([], [], color="0.1", ls=":", lw=1.2))
+        labels = [*_short(names), "change rate by magnitude" + ", last checkpoint" * (len(names) > 1)]
+        figure.legend(lines, labels, loc="outside upper center", ncols=min(4, len(labels)), frameon=False)
+    return figure
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """Folders from where they differ."""
+    if len(names) == 1:
+        return [Path(names[0]).name]
+    shared = os.path.commonpath(names)
+    return [str(Path(name).relative_to(shared)) for name in names]
 
 
 def _line(boundary: Boundary) -> dict[str, Any]:

@@ -250,7 +250,7 @@ def test_one_run_a_run_twice_and_other_models_are_refused(
 def test_more_matrices_than_a_figure_shows_are_refused(
     texts: list[str], command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scramble.maps.figures.MOST_PANELS", 13)
+    monkeypatch.setattr("scramble.maps.figures.MOST_MAPS", 13)
     found = command("consensus", *texts, "--plot", tmp_path / "f.png", "--quiet")
     assert (found.code, found.err.count("\n")) == (2, 1)
     assert "14 matrices" in found.err
