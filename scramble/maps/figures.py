@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from scramble.errors import SelectionError
 from scramble.maps.heads import Boundary
-from scramble.maps.rates import SIDES, Profile, smoothed
+from scramble.maps.rates import SIDES, Profile, Side, smoothed
 from scramble.plots import COLOURS, STYLE
 from scramble.updates.ratios import place
 
@@ -24,6 +23,8 @@ MOST_MAPS, MOST_PROFILES = 64, 24
 CELLS = 192
 # Perceptually uniform, and readable in grey and for colour-blind readers.
 _MAP = "cividis"
+# Characters that a legend has room for, in a line.
+_WIDTH = 120
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def consensus_figure(maps: Sequence[Map], runs: int) -> Figure:
     return figure
 
 
-def rates_figure(profiles: Sequence[Profile], heads: Mapping[tuple[str, str], Sequence[Boundary]]) -> Figure:
+def rates_figure(profiles: Sequence[Profile], heads: Mapping[tuple[str, Side], Sequence[Boundary]]) -> Figure:
     """Rates of rows and columns, a line a checkpoint, a row of panels a matrix (figure 3 of the paper).
 
     Smoothed by `scramble.maps.rates.smoothed`. Dotted: what the last checkpoint's change rates by magnitude
@@ -121,16 +122,25 @@ def rates_figure(profiles: Sequence[Profile], heads: Mapping[tuple[str, str], Se
         lines = [Line2D([], [], color=colours[at], lw=1.2) for at in range(len(names))]
         lines.append(Line2D([], [], color="0.1", ls=":", lw=1.2))
         labels = [*_short(names), "change rate by magnitude" + ", last checkpoint" * (len(names) > 1)]
-        figure.legend(lines, labels, loc="outside upper center", ncols=min(4, len(labels)), frameon=False)
+        figure.legend(
+            lines,
+            labels,
+            loc="outside upper center",
+            ncols=_WIDTH // max(map(len, labels)) or 1,
+            frameon=False,
+        )
     return figure
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    """Folders from where they differ."""
+    """Folders without what their paths have in common, before and behind."""
     if len(names) == 1:
         return [Path(names[0]).name]
-    shared = os.path.commonpath(names)
-    return [str(Path(name).relative_to(shared)) for name in names]
+    parts = [Path(name).parts for name in names]
+    shortest = min(map(len, parts)) - 1
+    behind = next((n for n in range(shortest) if len({one[-1 - n] for one in parts}) > 1), shortest)
+    before = next((n for n in range(shortest) if len({one[n] for one in parts}) > 1), shortest)
+    return [str(Path(*one[min(before, len(one) - behind - 1) : len(one) - behind])) for one in parts]
 
 
 def _line(boundary: Boundary) -> dict[str, Any]:

@@ -127,10 +127,10 @@ def correlations(profiles: Sequence[Profile], levels: Sequence[str] = ("model", 
     rows: list[dict[str, object]] = []
     for group in _by_matrix(profiles):
         for a, b in combinations(group, 2):
-            names = {"checkpoint_a": a.checkpoint, "checkpoint_b": b.checkpoint, "side": a.side}
+            pair = {"checkpoint_a": a.checkpoint, "checkpoint_b": b.checkpoint, "side": a.side}
             ranks = [rankdata(one.rate) / len(one.rate) for one in (a, b)]
             rows.append(
-                place(a.tensor) | names | _covariances("", a.rate, b.rate) | _covariances("rank_", *ranks)
+                place(a.tensor) | pair | _covariances("", a.rate, b.rate) | _covariances("rank_", *ranks)
             )
     if not rows:
         raise SelectionError("correlations of profiles need two checkpoints or more")

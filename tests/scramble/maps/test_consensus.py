@@ -180,7 +180,9 @@ def test_masks_are_written_and_read_back(texts: list[str], command: Command, tmp
 @pytest.mark.parametrize("suffix", ["svg", "png"])
 def test_maps_are_drawn(texts: list[str], command: Command, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"maps.{suffix}"
-    found = command("consensus", *texts, "--plot", path, "--table", tmp_path / "t.csv", "--quiet")
+    found = command(
+        "consensus", *texts, "--plot", path, "--layers", "1", "--table", tmp_path / "t.csv", "--quiet"
+    )
     assert (found.code, found.err) == (0, "")
     content = path.read_bytes()
     assert content.startswith(b"<svg" if suffix == "svg" else b"\x89PNG")
@@ -193,7 +195,9 @@ def test_a_family_without_a_table_has_maps_without_heads(
 ) -> None:
     for folder in {part for text in texts for part in text.split(":")}:
         edit_config(Path(folder), model_type="unheard_of")
-    assert command("consensus", *texts, "--plot", tmp_path / "maps.png", "--quiet").code == 0
+    assert (
+        command("consensus", *texts, "--plot", tmp_path / "f.png", "--modules", "q_proj", "--quiet").code == 0
+    )
 
 
 def test_updates_that_are_zero_are_counted_and_drawn(
@@ -202,8 +206,8 @@ def test_updates_that_are_zero_are_counted_and_drawn(
     other = tmp_path / "same"
     shutil.copytree(checkpoint, other)
     runs = [f"{checkpoint}:{checkpoint}", f"{checkpoint}:{other}"]
-    ask = ("consensus", *runs, "--by", "model", "--plot", tmp_path / "f.png", "--format", "json", "--quiet")
-    found = command(*ask)
+    ask = ("consensus", *runs, "--by", "model", "--modules", "q_proj", "--format", "json", "--quiet")
+    found = command(*ask, "--plot", tmp_path / "f.png")
     assert (found.code, found.err) == (0, "")
     assert [row["share"] for row in found.json["rows"]] == [1, 0, 0]
 
