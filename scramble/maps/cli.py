@@ -78,6 +78,8 @@ def consensus(
         raise ManifestError("no START carries a scramble.json, so there is nothing to align")
     chosen = Selection(layers, modules.split(",") if modules else (), embeddings)
     file, meta = MaskFile(), {"runs": ", ".join(run.name for run in opened)}
+    if any(run.seed is not None for run in opened):
+        meta["seeds"] = ", ".join(str(run.seed) for run in opened)
     if undone:
         meta["aligned"] = ", ".join(undone)
     drawn, maps = [], []
@@ -95,9 +97,9 @@ def consensus(
         if tensor in drawn:
             high, wide = masks.shape[1:]
             by_runs = masks.sum(axis=0, dtype="uint16")
-            cells = area_means(by_runs, min(high, figures.CELLS), min(wide, figures.CELLS)) / len(masks)
+            means = area_means(by_runs, figures.cells(high), figures.cells(wide)) / len(masks)
             lines = [_heads(opened[0], tensor, dimension) for dimension in (0, 1)]
-            maps.append(figures.Map(tensor, cells, (high, wide), *lines))
+            maps.append(figures.Map(tensor, means, (high, wide), *lines))
 
     with counter("comparing tensors", quiet) as progress:
         counts = tables.count_consensus(opened, chosen_frame, chosen, progress, keep)

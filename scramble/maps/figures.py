@@ -20,7 +20,8 @@ from scramble.plots import COLOURS, STYLE
 from scramble.updates.ratios import place
 
 MOST_MAPS, MOST_PROFILES = 64, 24
-CELLS = 192
+# Cells of a map along one side; lines that each covers at least, so that single weights do not set the scale.
+MOST_CELLS, LEAST_LINES = 192, 3
 # Perceptually uniform, and readable in grey and for colour-blind readers.
 _MAP = "cividis"
 # Characters that a legend has room for, in a line.
@@ -57,6 +58,11 @@ def check_panels(tensors: Sequence[str], most: int) -> None:
         )
 
 
+def cells(size: int) -> int:
+    """Into how many cells a map divides a side of a matrix."""
+    return max(1, min(MOST_CELLS, size // LEAST_LINES))
+
+
 def consensus_figure(maps: Sequence[Map], runs: int) -> Figure:
     """One image a matrix, a row of them a layer (arXiv 2511.08567, figure 2); one scale for all.
 
@@ -66,6 +72,7 @@ def consensus_figure(maps: Sequence[Map], runs: int) -> Figure:
     columns = _columns([one.tensor for one in maps])
     rows = -(-len(maps) // columns)
     most = max(float(np.quantile(one.cells, 0.999)) for one in maps) or 1.0
+    highest = max(float(one.cells.max()) for one in maps)
     with matplotlib.rc_context(STYLE | {"axes.spines.top": True, "axes.spines.right": True}):
         figure = Figure(figsize=(0.9 + 2.9 * columns, 0.5 + 2.75 * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -82,7 +89,9 @@ def consensus_figure(maps: Sequence[Map], runs: int) -> Figure:
             ax.tick_params(labelsize=7)
         for ax in axes[len(maps) :]:
             ax.set_axis_off()
-        bar = figure.colorbar(image, ax=list(axes), extend="max", aspect=15 * rows, pad=0.01)
+        bar = figure.colorbar(
+            image, ax=list(axes), extend="max" if highest > most else "neither", aspect=15 * rows, pad=0.01
+        )
         bar.set_label(f"consensus ratio: share of {runs} runs that changed a coordinate (area means)")
         bar.outline.set_linewidth(0.5)
     return figure

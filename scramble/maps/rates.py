@@ -116,6 +116,9 @@ def stripe_scores(counts: pd.DataFrame, levels: Sequence[str] = ("model", "modul
 def correlations(profiles: Sequence[Profile], levels: Sequence[str] = ("model", "module")) -> pd.DataFrame:
     """Pearson and Spearman correlation of the profiles of every two checkpoints.
 
+    `pearson_above_magnitude_matched` is Pearson's of what the profiles have above their expectation under
+    `magnitude_matched`: whether the same lines change more than their magnitudes say.
+
     Pooled levels add (co)variances within the matrices, so that matrices with other densities do not
     correlate by that alone; ranks are within the matrix too, over its number of lines.
 
@@ -129,8 +132,13 @@ def correlations(profiles: Sequence[Profile], levels: Sequence[str] = ("model", 
         for a, b in combinations(group, 2):
             pair = {"checkpoint_a": a.checkpoint, "checkpoint_b": b.checkpoint, "side": a.side}
             ranks = [rankdata(one.rate) / len(one.rate) for one in (a, b)]
+            above = [one.rate - one.expected for one in (a, b)]
             rows.append(
-                place(a.tensor) | pair | _covariances("", a.rate, b.rate) | _covariances("rank_", *ranks)
+                place(a.tensor)
+                | pair
+                | _covariances("", a.rate, b.rate)
+                | _covariances("rank_", *ranks)
+                | _covariances("above_", *above)
             )
     if not rows:
         raise SelectionError("correlations of profiles need two checkpoints or more")
@@ -139,7 +147,11 @@ def correlations(profiles: Sequence[Profile], levels: Sequence[str] = ("model", 
     c = pd.concat(parts, ignore_index=True)
     names = ["level", "layer", "module", "tensor", "checkpoint_a", "checkpoint_b", "side"]
     found = c[names].copy()
-    for name, prefix in (("pearson", ""), ("spearman", "rank_")):
+    for name, prefix in (
+        ("pearson", ""),
+        ("spearman", "rank_"),
+        ("pearson_above_magnitude_matched", "above_"),
+    ):
         scale = np.sqrt(c[f"{prefix}variance_a"] * c[f"{prefix}variance_b"])
         found[name] = c[f"{prefix}covariance"] / scale.where(scale > 0)
     return found

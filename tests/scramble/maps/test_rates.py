@@ -109,12 +109,15 @@ def test_correlations_are_those_of_scipy(texts: list[str]) -> None:
     profiles, _ = measure([open_run(text) for text in texts], Selection())
     found = correlations(profiles, ["tensor", "module"])
     rates = {(one.tensor, one.checkpoint, one.side): one.rate for one in profiles}
+    above = {(one.tensor, one.checkpoint, one.side): one.rate - one.expected for one in profiles}
     tensors = found[found["level"] == "tensor"]
     assert len(tensors) == 14 * 3 * 2
     for _, row in tensors.iterrows():
         a, b = (rates[(row["tensor"], row[f"checkpoint_{side}"], row["side"])] for side in "ab")
         assert row["pearson"] == pytest.approx(pearsonr(a, b).statistic)
         assert row["spearman"] == pytest.approx(spearmanr(a, b).statistic)
+        a, b = (above[(row["tensor"], row[f"checkpoint_{side}"], row["side"])] for side in "ab")
+        assert row["pearson_above_magnitude_matched"] == pytest.approx(pearsonr(a, b).statistic)
     pooled = found[(found["module"] == "q_proj") & (found["level"] == "module") & (found["side"] == "row")]
     row = pooled.iloc[0]
     centred = [
