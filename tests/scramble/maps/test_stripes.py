@@ -31,17 +31,21 @@ def test_the_null_is_the_mean_over_all_arrangements(shape: tuple[int, int], data
     found = scored(mask, key, 2)
     p = np.array([mask[key == one].mean() if (key == one).any() else 0 for one in range(2)])[key]
     places = [np.flatnonzero(key == one) for one in range(2)]
-    excess, beyond = [], []
+    excess, beyond, covariance = [], [], np.zeros((shape[0], shape[0]))
     for chosen in product(*(combinations(place, mask.flat[place].sum()) for place in places)):
         other = np.zeros(mask.size, bool)
         other[[index for part in chosen for index in part]] = True
-        square = (other.reshape(shape).sum(axis=1) - p.sum(axis=1)) ** 2
-        excess.append(square.sum())
+        above = other.reshape(shape).sum(axis=1) - p.sum(axis=1)
+        covariance += np.outer(above, above)
+        excess.append(above @ above)
         beyond.append(scored(other.reshape(shape), key, 2).beyond)
     assert found.excess == pytest.approx(((mask.sum(axis=1) - p.sum(axis=1)) ** 2).sum(), abs=1e-9)
     assert found.expected == pytest.approx(np.mean(excess), abs=1e-9)
     assert np.mean(beyond) == pytest.approx(0, abs=1e-9)
     assert found.lines == shape[0]
+    covariance /= len(excess)
+    spread = 2 * (covariance**2).sum() - 2 * ((p * (1 - p)) ** 2).sum()
+    assert found.spread == pytest.approx(max(spread, 0), abs=1e-9)
 
 
 @given(hnp.arrays(bool, st.tuples(st.integers(1, 6), st.integers(1, 6))), st.data())
@@ -61,7 +65,13 @@ def keys(rng: np.random.Generator, rows: int, columns: int, used: int) -> np.nda
 
 @pytest.mark.parametrize(
     ("rows", "columns", "rates"),
-    [(40, 60, RATES), (96, 200, RATES), (12, 90, np.array([0.2])), (60, 80, np.array([0.02, 0.05]))],
+    [
+        (40, 60, RATES),
+        (96, 200, RATES),
+        (12, 90, np.array([0.2])),
+        (60, 80, np.array([0.02, 0.05])),
+        (300, 6, np.array([0.3, 0.6])),
+    ],
 )
 def test_p_values_are_uniform_under_the_null(rows: int, columns: int, rates: np.ndarray) -> None:
     rng = np.random.default_rng(1)
