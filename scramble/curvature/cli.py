@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from scramble.errors import SelectionError
-from scramble.geometry.cli import EmbeddingsOption, LayersOption, ModulesOption, PlotOption
+from scramble.geometry.cli import EmbeddingsOption, LayersOption, ModulesOption, PlotOption, RunArgument
 from scramble.printing import Format, FormatOption, QuietOption, TableOption, counter, emit, records
 from scramble.updates.cli import ByOption, levels_of
 
@@ -19,6 +20,13 @@ class Dtype(StrEnum):
 
     float32 = "float32"
     float64 = "float64"
+
+
+class Label(StrEnum):
+    """What the Fisher diagonal's gradients are of."""
+
+    text = "text"
+    sampled = "sampled"
 
 
 PromptsOption = Annotated[Path | None, typer.Option(help="A text file to run on; needed.")]
@@ -31,7 +39,95 @@ DeviceOption = Annotated[
 
 
 def commands(app: typer.Typer) -> None:
+    app.command()(curvature)
     app.command()(gates)
+
+
+def curvature(
+    run: RunArgument,
+    prompts: PromptsOption = None,
+    labels: Annotated[
+        Label, typer.Option(help="Fisher: the text's own tokens (empirical), or tokens the model draws.")
+    ] = Label.text,
+    probes: Annotated[
+        int, typer.Option(min=0, help="Of the Hessian's diagonal (Hutchinson); 0 leaves it out.")
+    ] = 8,
+    block_layers: Annotated[
+        str | None, typer.Option(help="Top eigenvalues of the Hessian within each of these layers.")
+    ] = None,
+    eigenvalues: Annotated[int, typer.Option(min=1, help="How many of each block.")] = 3,
+    rank: Annotated[
+        int, typer.Option(min=1, help="Of the reconstruction; at most half the smaller side of each matrix.")
+    ] = 64,
+    alpha: Annotated[float, typer.Option(help="Share of a matrix that a mask takes, in (0, 1).")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Names the draws of probes and labels.")] = 0,
+    by: ByOption = "model,module",
+    layers: LayersOption = None,
+    modules: ModulesOption = None,
+    embeddings: EmbeddingsOption = False,
+    length: LengthOption = 32,
+    sequences: SequencesOption = 16,
+    dtype: DtypeOption = Dtype.float32,
+    device: DeviceOption = None,
+    plot: PlotOption = None,
+    table: TableOption = None,
+    format: FormatOption = Format.table,
+    quiet: QuietOption = False,
+) -> None:
+    """Curvature of the loss at START beside principal weights, magnitude and a run's update."""
+    from scramble.curvature import correlations as tables
+    from scramble.curvature.measure import curvature as measure
+    from scramble.geometry.matrices import Selection
+    from scramble.plots import check_target, save
+    from scramble.updates.ends import open_run
+
+    levels, text = levels_of(by), _needed(prompts)
+    if not 0 < alpha < 1:
+        raise SelectionError(f"alpha {alpha:g}: a share of the weights lies above 0 and below 1")
+    if plot:
+        check_target(plot)
+    opened = open_run(run)
+    measured = measure(
+        opened,
+        text,
+        Selection(layers, modules.split(",") if modules else (), embeddings),
+        labels=labels.value,
+        probes=probes,
+        block_layers=block_layers,
+        eigenvalues=eigenvalues,
+        seed=seed,
+        length=length,
+        most=sequences,
+        dtype=dtype,
+        device=device,
+        counter=partial(counter, quiet=quiet),
+    )
+    with counter("correlating matrices", quiet) as progress:
+        figures = tables.matrix_figures(opened, measured, rank, alpha, progress)
+    if plot:
+        from scramble.curvature.figures import curvature_figure
+
+        save(curvature_figure(figures), plot)
+    tops = {
+        f"top eigenvalues, layer {layer}": ", ".join(
+            f"{value:.4g} (residual {residual:.1g})"
+            for value, residual in zip(found.values, found.residuals, strict=True)
+        )
+        for layer, found in measured.eigenvalues.items()
+    }
+    meta = {
+        "start": str(opened.start.folder),
+        "end": str(opened.end.folder),
+        "sequences": measured.sequences,
+        "tokens": measured.tokens,
+        "labels": labels.value,
+        "probes": probes,
+        "rank": rank,
+        "alpha": alpha,
+        "arithmetic": dtype.value,
+        "memory": f"{measured.memory / 1e9:.2f} GB, and activations",
+    }
+    emit(records(tables.correlations(figures, levels)), meta | tops, format, table)
 
 
 def gates(
@@ -83,7 +179,7 @@ def gates(
         **{f"run {number}": f"{run.start.folder}:{run.name}" for number, run in enumerate(opened, 1)},
         "sequences": int(leashes["sequences"].min()),
         "tokens": int(leashes["tokens"].min()),
-        "arithmetic": str(dtype),
+        "arithmetic": dtype.value,
     }
     emit(records(tables.gates(counts, leashes, levels)), meta, format, table)
 

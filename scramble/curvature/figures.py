@@ -11,8 +11,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from scramble.curvature.correlations import correlations
 from scramble.curvature.gates import gates
 from scramble.plots import COLOURS, MARKERS, STYLE
+
+_DIAGONALS = {"fisher": "diagonal of the Fisher information", "hessian": "diagonal of the Hessian, its size"}
+_PROXIES = {
+    "rho_principal": "principal score",
+    "rho_principal_given_magnitude": "principal score given |W|",
+    "rho_magnitude": "|W|",
+    "rho_update": "|update|",
+}
 
 
 def gates_figure(counts: pd.DataFrame, leashes: pd.DataFrame) -> Figure:
@@ -46,6 +55,32 @@ def gates_figure(counts: pd.DataFrame, leashes: pd.DataFrame) -> Figure:
             ax.margins(x=0.1)
             ax.legend(frameon=False, fontsize=8)
         _hidden(right, moduled)
+    return figure
+
+
+def curvature_figure(figures: pd.DataFrame) -> Figure:
+    """Rank correlations of each curvature diagonal, by layer and by module, from `matrix_figures`."""
+    layered = correlations(figures[figures["layer"].notna()], ["layer"])
+    moduled = correlations(figures, ["module"])
+    kinds, modules = list(dict.fromkeys(figures["curvature"])), sorted(set(moduled["module"]))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10, 1 + 2.7 * len(kinds)), layout="constrained")
+        axes = figure.subplots(len(kinds), 2, sharey=True, squeeze=False)
+        for kind, (left, right) in zip(kinds, axes, strict=True):
+            here, there = (table[table["curvature"] == kind] for table in (layered, moduled))
+            for number, (column, name) in enumerate(_PROXIES.items()):
+                look = {"color": COLOURS[number], "marker": MARKERS[number], "ms": 4, "label": name}
+                left.plot(here["layer"].astype(int), here[column], **look, lw=1.1)
+                right.plot(there["module"].map(modules.index), there[column], **look, ls="")
+            for ax in (left, right):
+                ax.axhline(0, color="0.7", lw=0.8, zorder=0)
+                ax.set_title(_DIAGONALS[kind], fontsize=9, loc="left")
+            left.set_ylabel("Spearman correlation")
+            left.set_xlabel("layer")
+            left.xaxis.set_major_locator(MaxNLocator(integer=True))
+            right.set_xticks(range(len(modules)), modules, rotation=30, ha="right")
+        handles, labels = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     return figure
 
 

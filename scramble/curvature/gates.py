@@ -15,7 +15,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
 from scramble.checkpoints import STORAGES
 from scramble.curvature.divergence import divergence
-from scramble.curvature.model import DTYPES, check_room, device_of, load_model
+from scramble.curvature.model import DTYPES, check_room, device_of, load_model, weights_in
 from scramble.errors import SelectionError
 from scramble.geometry.matrices import Selection, matrices, read_ends
 from scramble.geometry.subspaces import EPS
@@ -137,7 +137,7 @@ def leash(
         tokens = read_prompts(run.start.folder, prompts, length, most)
         if model is None or run.start.folder != runs[done - 1].start.folder:
             model = None
-            check_room(run.start, 2, kind, where)
+            check_room(run.start, 2 * kind.itemsize * weights_in(run.start), where)
             model = load_model(run.start, kind, where)
         end = load_model(run.end, kind, where)
         found = divergence(model, end, torch.from_numpy(tokens).to(where))

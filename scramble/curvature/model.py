@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -36,22 +37,31 @@ def device_of(asked: str | None) -> torch.device:
     return torch.device(asked)
 
 
-def check_room(checkpoint: Checkpoint, copies: float, dtype: torch.dtype, device: torch.device) -> None:
-    """Refuse what does not fit: `copies` of the weights. Activations of a batch come on top.
+def check_room(checkpoint: Checkpoint, need: int, device: torch.device) -> None:
+    """Refuse what does not fit, before anything is loaded.
+
+    Args:
+        need: bytes for weights and vectors of their size. Activations of a batch come on top.
 
     Raises:
         UndecidedError: less is free.
     """
     import psutil
 
-    weights = sum(math.prod(checkpoint.tensors[name].shape) for name in checkpoint.parameters)
-    need = copies * weights * dtype.itemsize
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     if need > free:
         raise UndecidedError(
             f"{checkpoint.folder}: needs {need / 1e9:.1f} GB on {device}, {free / 1e9:.1f} GB are free; "
             "use a larger machine, or fewer --layers where the command has them"
         )
+
+
+def weights_in(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> int:
+    """How many weights some tensors have, or all that are counted once."""
+    return sum(
+        math.prod(checkpoint.tensors[name].shape)
+        for name in (checkpoint.parameters if names is None else names)
+    )
 
 
 def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
