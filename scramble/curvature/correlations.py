@@ -33,7 +33,7 @@ def matrix_figures(
     alpha: float = 0.5,
     progress: Progress = lambda done, total: None,
 ) -> pd.DataFrame:
-    """One row a matrix and diagonal (`fisher`, `hessian`), in float64.
+    """One row a matrix and diagonal (of `Curvature.diagonals`), in float64.
 
     `rho_` are Spearman's rank correlations over the entries of the matrix, ties with their mean rank, of the
     diagonal (its size, for the Hessian) with the principal score `|rank-k reconstruction of W0|`, with `|W0|`

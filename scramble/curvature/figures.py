@@ -15,7 +15,11 @@ from scramble.curvature.correlations import correlations
 from scramble.curvature.gates import gates
 from scramble.plots import COLOURS, MARKERS, STYLE
 
-_DIAGONALS = {"fisher": "diagonal of the Fisher information", "hessian": "diagonal of the Hessian, its size"}
+_DIAGONALS = {
+    "empirical_fisher": "diagonal of the empirical Fisher",
+    "fisher": "diagonal of the Fisher information",
+    "hessian": "diagonal of the Hessian, its size",
+}
 _PROXIES = {
     "rho_principal": "principal score",
     "rho_principal_given_magnitude": "principal score given |W|",

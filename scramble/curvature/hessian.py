@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Product = Callable[[Vectors], Vectors]
 Progress = Callable[[int, int], None]
 TOLERANCE = 1e-4  # of eigenvalues, relative, where ARPACK ends
-LEAST_BASIS = 12
+LEAST_BASIS, MOST_RESTARTS = 12, 100
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,13 @@ def top_eigenvalues(product: Product, parameters: Vectors, count: int, seed: int
     operator = LinearOperator((n, n), matvec=multiply, dtype=kind)
     try:
         values, vectors = eigsh(
-            operator, k=count, which="LA", v0=start, ncv=basis_size(count, n), tol=TOLERANCE, maxiter=100
+            operator,
+            k=count,
+            which="LA",
+            v0=start,
+            ncv=basis_size(count, n),
+            tol=TOLERANCE,
+            maxiter=MOST_RESTARTS,
         )
     except ArpackNoConvergence:
         raise UndecidedError(f"Lanczos found no {count} top eigenvalues in {made} products") from None

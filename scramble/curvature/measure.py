@@ -30,7 +30,7 @@ class Curvature:
     """What was measured.
 
     Attributes:
-        diagonals: `fisher`, and `hessian` if there were probes.
+        diagonals: `empirical_fisher` or `fisher`, by the labels, and `hessian` if there were probes.
         eigenvalues: of the Hessian restricted to the chosen matrices of one layer, for each layer asked for.
         memory: bytes for the weights and vectors of their size, the most at any time.
     """
@@ -73,7 +73,7 @@ def curvature(
         UndecidedError: no room, no model, logits that are not finite, or Lanczos did not converge.
     """
     names, where, kind = matrices(run, chosen or Selection()), device_of(device), DTYPES[dtype]
-    blocks = _blocks(names, block_layers)
+    blocks = _blocks(run, names, block_layers)
     tokens = torch.from_numpy(read_prompts(run.start.folder, prompts, length, most)).to(where)
     for name in names:
         read_ends(run, name)  # refuses what is not finite before the slow part
@@ -83,7 +83,8 @@ def curvature(
     parameters = parameters_of(model, names)
     diagonals, tops = dict[str, Diagonal](), dict[int, Eigenvalues]()
     with counter("Fisher, sequences") as progress:
-        diagonals["fisher"] = fisher_diagonal(model, parameters, tokens, labels, seed, progress)
+        kind_of_fisher = "empirical_fisher" if labels == "text" else "fisher"
+        diagonals[kind_of_fisher] = fisher_diagonal(model, parameters, tokens, labels, seed, progress)
     if probes:
         with counter("Hessian, probes") as progress:
             product = hessian_product(model, parameters, tokens)
@@ -97,16 +98,17 @@ def curvature(
     return Curvature(names, diagonals, tops, len(tokens), tokens.numel(), memory)
 
 
-def _blocks(names: Sequence[str], asked: str | None) -> dict[int, list[str]]:
+def _blocks(run: Run, names: Sequence[str], asked: str | None) -> dict[int, list[str]]:
     """The chosen matrices of each layer asked for."""
     if asked is None:
         return {}
-    layers = {name: place(name)["layer"] for name in names}
-    numbers = [number for number in layers.values() if isinstance(number, int)]
-    found = {
-        layer: [name for name, number in layers.items() if number == layer]
-        for layer in selected_layers(asked, 1 + max(numbers, default=-1))
-    }
+    layers = {name: place(name)["layer"] for name in run.tensors}
+    count = 1 + max((number for number in layers.values() if isinstance(number, int)), default=-1)
+    try:
+        wanted = selected_layers(asked, count)
+    except SelectionError as error:
+        raise SelectionError(str(error).replace("--layers", "--block-layers")) from None
+    found = {layer: [name for name in names if layers[name] == layer] for layer in wanted}
     if empty := [layer for layer, held in found.items() if not held]:
         raise SelectionError(f"--block-layers {asked}: no matrix of layer {empty[0]} is chosen")
     return found
