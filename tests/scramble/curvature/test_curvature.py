@@ -164,8 +164,8 @@ def test_other_families_have_both(family: str, prompts: Path, command: Command, 
         (["--prompts", "prompts.txt", "--modules", "q"], "no matrix 'q' here"),
         (["--prompts", "prompts.txt", "--alpha", "1.5"], "alpha 1.5"),
         (
-            ["--prompts", "prompts.txt", "--layers", "0", "--block-layers", "1"],
-            "--block-layers 1: '1' is outside",
+            ["--prompts", "prompts.txt", "--block-layers", "7"],
+            "--block-layers 7: '7' is outside",
         ),
         (
             ["--prompts", "prompts.txt", "--layers", "1", "--block-layers", "0"],
