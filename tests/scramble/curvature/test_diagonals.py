@@ -177,6 +177,12 @@ def test_fisher_of_drawn_labels_is_unbiased(model: PreTrainedModel, parameters: 
     assert abs(flat({name: text.mean(name) for name in NAMES}).mean() / np.mean(true) - 1) > 0.2
 
 
+def test_every_sequence_draws_its_own_labels(model: PreTrainedModel, parameters: Vectors) -> None:
+    same = TOKENS[:1].repeat(4, 1)
+    rounding = fisher_diagonal(model, parameters, same).error_square(NAMES[0])
+    assert fisher_diagonal(model, parameters, same, "sampled").error_square(NAMES[0]) > 1e6 * rounding
+
+
 def test_labels_are_drawn_as_often_as_the_model_says() -> None:
     p = np.array([0.0, 0.5, 0.2, 0.3, 0.0])
     with np.errstate(divide="ignore"):
