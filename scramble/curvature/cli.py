@@ -180,12 +180,14 @@ def gates(
 
         save_figure(gates_figure(counts, leashes), plot)
     meta = {
-        **{f"run {number}": f"{run.start.folder}:{run.name}" for number, run in enumerate(opened, 1)},
+        "start": ", ".join(dict.fromkeys(str(run.start.folder) for run in opened)),
         "sequences": int(leashes["sequences"].min()),
         "tokens": int(leashes["tokens"].min()),
         "arithmetic": dtype.value,
     }
-    emit(records(tables.gates(counts, leashes, levels)), meta, format, table)
+    found = tables.gates(counts, leashes, levels)
+    found["run"] = [opened[number - 1].name for number in found["run"]]
+    emit(records(found), meta, format, table)
 
 
 def _needed(prompts: Path | None) -> Path:
