@@ -23,8 +23,9 @@ from scipy.special import expit
 from scramble.errors import ScrambleError
 from scramble.updates.masks import KEYS
 
-PENALTY, KEY_PENALTY = 0.5, 1e-9
-TOLERANCE, MOST_ROUNDS, MOST_STEP = 1e-6, 200, 2.0
+PENALTY, KEY_PENALTY = 0.1, 1e-9
+TOLERANCE, MOST_ROUNDS, MOST_STEP = 1e-6, 2000, 2.0
+_SURE = 40.0  # log-odds that are 0 or 1 in float64
 
 Vector = Float64[np.ndarray, " n"]
 Mask = Bool[np.ndarray, "rows columns"]
@@ -41,20 +42,20 @@ class RowColumnFit:
 
     Attributes:
         keys: by magnitude key, `KEYS` long; 0 where no weight has the key.
-        parameters: free ones: effects of keys that occur, of rows and of columns, less the two constants
-            that they share.
+        key_information, row_information, column_information: the sum of p(1-p) over the weights that share
+            the effect, and its penalty: what the data say of it. Infinite for an effect that is not fitted.
     """
 
     keys: Float64[np.ndarray, " keys"]
     rows: Float64[np.ndarray, " rows"]
     columns: Float64[np.ndarray, " columns"]
-    parameters: int
+    key_information: Float64[np.ndarray, " keys"]
+    row_information: Float64[np.ndarray, " rows"]
+    column_information: Float64[np.ndarray, " columns"]
 
     def rates(self, key: Key) -> Float64[np.ndarray, "rows columns"]:
         """The fitted probability of change of every weight."""
-        found: Float64[np.ndarray, "rows columns"] = expit(
-            self.keys[key] + self.rows[:, None] + self.columns
-        )
+        found: Float64[np.ndarray, "rows columns"] = expit(self.keys[key] + self.rows[:, None] + self.columns)
         return found
 
 
@@ -70,6 +71,8 @@ def fit_row_column(mask: Mask, key: Key) -> RowColumnFit:
     own, then keys and columns take one together, with their joint curvature (columns eliminated, a system as
     large as the number of keys). It ends where no gradient exceeds `TOLERANCE` a weight.
 
+    A matrix of one row or column has no structure of the kind: it keeps its rates by key.
+
     Args:
         mask: what changed.
         key: magnitude keys below `KEYS`.
@@ -84,12 +87,21 @@ def fit_row_column(mask: Mask, key: Key) -> RowColumnFit:
     place[used] = np.arange(len(used))
     counts, seen = counts[used], seen[used]
     effects, rows, columns = _first_effects(seen, counts), np.zeros(len(row_sums)), np.zeros(len(column_sums))
-    left = _climb(mask, key, place, counts, seen, row_sums, column_sums, effects, rows, columns)
+    keys, key_information = np.zeros(KEYS), np.full(KEYS, np.inf)
+    if min(mask.shape) == 1:
+        with np.errstate(divide="ignore"):
+            keys[used] = np.clip(np.log(seen / (counts - seen)), -_SURE, _SURE)
+        key_information[used] = seen * (1 - seen / counts) + KEY_PENALTY
+        return RowColumnFit(
+            keys, rows, columns, key_information, np.full_like(rows, np.inf), np.full_like(columns, np.inf)
+        )
+    left, found, by_row, by_column = _climb(
+        mask, key, place, counts, seen, row_sums, column_sums, effects, rows, columns
+    )
     if not left < TOLERANCE:
         raise NoConvergenceError(f"the row and column fit of a {mask.shape} matrix stands at {left:.1e}")
-    keys = np.zeros(KEYS)
-    keys[used] = effects
-    return RowColumnFit(keys, rows, columns, len(used) + len(rows) + len(columns) - 2)
+    keys[used], key_information[used] = effects, found
+    return RowColumnFit(keys, rows, columns, key_information, by_row, by_column)
 
 
 def _first_effects(seen: Vector, counts: Vector) -> Vector:
@@ -117,20 +129,21 @@ def _totals(mask, key, size):
 
 @njit(cache=True)
 def _climb(mask, key, place, counts, seen, row_sums, column_sums, effects, rows, columns):
-    """Run rounds on the effects, in place; returns the largest gradient a weight that is left."""
+    """Run rounds on the effects, in place; the largest gradient a weight that is left, and the information."""
     n, m = key.shape
-    largest = 0.0
     for _ in range(MOST_ROUNDS):
-        largest, key_rest, key_curve, rest, curve, cross = _round(
+        largest, key_rest, key_curve, row_curve, rest, curve, cross = _round(
             key, place, effects, rows, columns, row_sums
         )
         key_rest = seen - key_rest - KEY_PENALTY * effects
         rest = column_sums - rest - PENALTY * columns
         largest = max(largest, np.abs(key_rest / counts).max(), np.abs(rest).max() / n)
-        if largest < TOLERANCE:
-            return largest
+        key_curve += KEY_PENALTY
+        row_curve += PENALTY
         curve += PENALTY
-        reduced = np.diag(key_curve + KEY_PENALTY) - np.dot(cross / curve, cross.T)
+        if largest < TOLERANCE:
+            break
+        reduced = np.diag(key_curve) - np.dot(cross / curve, cross.T)
         step = np.linalg.solve(reduced, key_rest - np.dot(cross, rest / curve))
         step = np.minimum(np.maximum(step, -MOST_STEP), MOST_STEP)
         move = (rest - np.dot(step, cross)) / curve
@@ -140,20 +153,20 @@ def _climb(mask, key, place, counts, seen, row_sums, column_sums, effects, rows,
         effects += step + rows.mean() + columns.mean()
         rows -= rows.mean()
         columns -= columns.mean()
-    return largest
+    return largest, key_curve, row_curve, curve
 
 
 @njit(cache=True)
 def _round(key, place, effects, rows, columns, row_sums):
     """Step every row in place; the largest row gradient a weight, then sums of p and p(1-p) at the new rows.
 
-    Sums by key, by column, and of p(1-p) by key and column.
+    By key, of p and p(1-p); by row, of p(1-p); by column, of both; by key and column, of p(1-p).
     """
     n, m = key.shape
     key_odds, column_odds = np.exp(effects)[place], np.exp(columns)
     expected, curvature = np.zeros(len(effects)), np.zeros(len(effects))
     column_expected, column_curvature = np.zeros(m), np.zeros(m)
-    cross = np.zeros((len(effects), m))
+    row_curvature, cross = np.zeros(n), np.zeros((len(effects), m))
     odds = np.empty(m)
     largest = 0.0
     for i in range(n):
@@ -178,4 +191,5 @@ def _round(key, place, effects, rows, columns, row_sums):
             cross[k, j] += w
             column_expected[j] += p
             column_curvature[j] += w
-    return largest, expected, curvature, column_expected, column_curvature, cross
+            row_curvature[i] += w
+    return largest, expected, curvature, row_curvature, column_expected, column_curvature, cross
