@@ -9,14 +9,14 @@ one run meets noise of the other and drops out. (The generalised covariance meas
 hardness of conditional independence testing, Annals of Statistics 2020, section 3.) For chance and for rates
 by magnitude the two forms are equal to the digit, since those rates are fitted without a penalty.
 
-A fit has also seen the mask that it is compared with. With `H` its hat matrix, `r = (1 - H) e`, and for runs
-of one structure the trace of `(1 - H)(1 - H)` is that of `1 - H`: a product of residuals keeps the share
-`1 - h(i,j)` of a common part, with `h` the leverage of a weight. Hence for correlated changes
-`f = sum s / sum s(1 - h)`, with `s = sqrt(pA(1-pA) pB(1-pB))`, and the variance of `sum rA rB` is estimated by
-`sum (rA rB)^2 / (1 - h)` (HC2, MacKinnon and White, Journal of Econometrics 1985): somewhat too much where much
-is shared, since the squares of the means are left in. The leverage of an additive
-fit is taken as `1 - (1 - h_key)(1 - h_row)(1 - h_column)`, each `p(1-p)` over the information on that effect,
-exact where the three are orthogonal. In matrices of models `h` is near 0 and `f` near 1.
+A fit has also seen the mask that it is compared with. With `H` its hat matrix, `r = (1 - H) e`, and for
+runs of one structure the trace of `(1 - H)(1 - H)` is that of `1 - H`: a product of residuals keeps the
+share `1 - h(i,j)` of a common part, with `h` the leverage of a weight. Hence for correlated changes `f =
+sum s / sum s(1 - h)`, with `s = sqrt(pA(1-pA) pB(1-pB))`, and the variance of `sum rA rB` is estimated by
+`sum (rA rB)^2 / (1 - h)` (HC2, MacKinnon and White, Journal of Econometrics 1985): somewhat too much where
+much is shared, since the squares of the means are left in. The leverage of an additive fit is taken as `1 -
+(1 - h_key)(1 - h_row)(1 - h_column)`, each `p(1-p)` over the information on that effect, exact where the
+three are orthogonal. In matrices of models `h` is near 0 and `f` near 1.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _side(run: FittedRun) -> tuple[np.ndarray, ...]:
 
 
 @njit(cache=True)
-def _sums(
+def _sums(  # type: ignore[no-untyped-def]
     mask_a, key_a, keys_a, rows_a, columns_a, dk_a, dr_a, dc_a,
     mask_b, key_b, keys_b, rows_b, columns_b, dk_b, dr_b, dc_b,
 ):  # fmt: skip

@@ -98,11 +98,11 @@ def decomposition(counts: pd.DataFrame) -> pd.DataFrame:
     steering. From bf16 ends rounding and magnitude are one part, under `magnitude`. Shares are given where
     `above_chance` exceeds five standard errors.
 
-    `coordinate_low` and `_high` are a 95 % interval in weights, `coordinate_share_low` and `_high` one of the
-    share: all shares `t` for which `coordinate - t above_chance` is within 1.96 of its standard errors of zero
-    (Fieller, Journal of the Royal Statistical Society B 1954), so that it holds zero just when the other does.
-    Both take weights as independent given the fits (`scramble.updates.coordinate`): too narrow where updates
-    of neighbours are correlated, for which see `scramble.updates.resampling`.
+    `coordinate_low` and `_high` are a 95 % interval in weights, `coordinate_share_low` and `_high` one of
+    the share: all shares `t` for which `coordinate - t above_chance` is within 1.96 of its standard errors
+    of zero (Fieller, Journal of the Royal Statistical Society B 1954), so that it holds zero just when the
+    other does. Both take weights as independent given the fits (`scramble.updates.coordinate`): too narrow
+    where updates of neighbours are correlated, for which see `scramble.updates.resampling`.
     """
     c = counts
     found = c[["level", "layer", "module", "tensor", "run_a", "run_b", "same_seed", "frame", "n"]].copy()

@@ -1,14 +1,16 @@
 """Intervals of a mean over pairs of runs, from leaving out one run at a time.
 
-Pairs that share a run are not independent, so neither the number of pairs nor of weights says how well a mean
-over pairs is known: the number of runs does. The mean over pairs is a U-statistic of order two, and the
-jackknife over runs estimates its variance (Arvesen, Jackknifing U-statistics, Annals of Mathematical Statistics
-1969): with `u(-i)` the mean without run `i` of an arm of `m` runs, `(m - 1) / m sum (u(-i) - mean)^2`. For
-pairs across two arms the variances of the arms are added. The interval is the mean plus or minus a quantile of
-Student's t, with `m - 1` degrees of freedom within an arm and of the smaller arm across two. A percentile
-bootstrap over runs draws a run several times, has too few distinct draws of four runs, and is too narrow.
+Pairs that share a run are not independent, so neither the number of pairs nor of weights says how well a
+mean over pairs is known: the number of runs does. The mean over pairs is a U-statistic of order two, and
+the jackknife over runs estimates its variance (Arvesen, Jackknifing U-statistics, Annals of Mathematical
+Statistics 1969): with `u(-i)` the mean without run `i` of an arm of `m` runs, `(m - 1) / m sum (u(-i) -
+mean)^2`. For pairs across two arms the variances of the arms are added. The interval is the mean plus or
+minus a quantile of Student's t, with `m - 1` degrees of freedom within an arm and of the smaller arm across
+two. A percentile bootstrap over runs draws a run several times, has too few distinct draws of four runs,
+and is too narrow.
 
-It holds for the runs of this one start and scramble; what another draw of the scramble would add, it cannot see.
+It holds for the runs of this one start and scramble; what another draw of the scramble would add, it cannot
+see.
 """
 
 from __future__ import annotations
@@ -32,22 +34,20 @@ def resampled(pairs: pd.DataFrame, values: list[str], *, within: bool) -> pd.Dat
         A row a value (the index): `mean`, `low`, `high`. The ends are NaN where an arm has fewer than
         `ENOUGH_RUNS` runs, or where some run stands in every pair, and the mean is NaN where a value is.
     """
-    table = pairs[values].astype(np.float64)
-    mean = table.mean(skipna=False)
-    if within:
-        arms = [[pairs["run_a"], pairs["run_b"]]]
-    else:
-        arms = [[pairs["run_a"]], [pairs["run_b"]]]
-    variance, fewest = pd.Series(0.0, index=values), None
-    for sides in arms:
-        runs = list(dict.fromkeys(run for side in sides for run in side))
-        if len(runs) < ENOUGH_RUNS:
-            return pd.DataFrame({"mean": mean, "low": np.nan, "high": np.nan})
-        without = pd.DataFrame(
-            [table[~np.logical_or.reduce([side == run for side in sides])].mean(skipna=False) for run in runs]
-        )
-        off = without - without.mean(skipna=False)
-        variance = variance + (len(runs) - 1) / len(runs) * (off**2).sum(skipna=False)
-        fewest = len(runs) if fewest is None else min(fewest, len(runs))
-    margin = student.ppf(0.975, (fewest or 0) - 1) * np.sqrt(variance)
-    return pd.DataFrame({"mean": mean, "low": mean - margin, "high": mean + margin})
+    table = pairs[values].to_numpy(dtype=np.float64)
+    total, mean = table.sum(axis=0), table.mean(axis=0)
+    sides = [pairs["run_a"].to_numpy(), pairs["run_b"].to_numpy()]
+    variance, fewest = np.zeros(len(values)), np.inf
+    for arm in [sides] if within else [[side] for side in sides]:
+        names, codes = np.unique(np.concatenate(arm), return_inverse=True)
+        held, counts = np.zeros((len(names), len(values))), np.bincount(codes, minlength=len(names))
+        np.add.at(held, codes, np.concatenate([table] * len(arm)))
+        if len(names) < ENOUGH_RUNS or (counts == len(table)).any():
+            variance, fewest = np.full(len(values), np.nan), 2.0
+            break
+        without = (total - held) / (len(table) - counts)[:, None]
+        off = without - without.mean(axis=0)
+        variance = variance + (len(names) - 1) / len(names) * (off**2).sum(axis=0)
+        fewest = min(fewest, len(names))
+    margin = student.ppf(0.975, fewest - 1) * np.sqrt(variance)
+    return pd.DataFrame({"mean": mean, "low": mean - margin, "high": mean + margin}, index=values)

@@ -105,7 +105,7 @@ def fit_row_column(mask: Mask, key: Key) -> RowColumnFit:
 
 
 def _first_effects(seen: Vector, counts: Vector) -> Vector:
-    """Log-odds of the rates; for keys that never or always changed, near where the hair of penalty ends them."""
+    """Log-odds of the rates; for keys that never or always changed, near what the hair of penalty allows."""
     rare = np.minimum(seen, counts - seen)
     end = np.log(20 * KEY_PENALTY / counts)
     inner = np.log((seen + 0.5) / (counts - seen + 0.5))
@@ -113,7 +113,7 @@ def _first_effects(seen: Vector, counts: Vector) -> Vector:
 
 
 @njit(cache=True)
-def _totals(mask, key, size):
+def _totals(mask, key, size):  # type: ignore[no-untyped-def]
     rows, columns = mask.shape
     counts, seen = np.zeros(size), np.zeros(size)
     row_sums, column_sums = np.zeros(rows), np.zeros(columns)
@@ -128,9 +128,9 @@ def _totals(mask, key, size):
 
 
 @njit(cache=True)
-def _climb(mask, key, place, counts, seen, row_sums, column_sums, effects, rows, columns):
-    """Run rounds on the effects, in place; the largest gradient a weight that is left, and the information."""
-    n, m = key.shape
+def _climb(mask, key, place, counts, seen, row_sums, column_sums, effects, rows, columns):  # type: ignore[no-untyped-def]
+    """Run rounds on the effects, in place; the largest gradient a weight that is left, and information."""
+    n = key.shape[0]
     for _ in range(MOST_ROUNDS):
         largest, key_rest, key_curve, row_curve, rest, curve, cross = _round(
             key, place, effects, rows, columns, row_sums
@@ -157,7 +157,7 @@ def _climb(mask, key, place, counts, seen, row_sums, column_sums, effects, rows,
 
 
 @njit(cache=True)
-def _round(key, place, effects, rows, columns, row_sums):
+def _round(key, place, effects, rows, columns, row_sums):  # type: ignore[no-untyped-def]
     """Step every row in place; the largest row gradient a weight, then sums of p and p(1-p) at the new rows.
 
     By key, of p and p(1-p); by row, of p(1-p); by column, of both; by key and column, of p(1-p).

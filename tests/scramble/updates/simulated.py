@@ -38,7 +38,7 @@ def starts(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> Array
 
 
 def rounding_rates(words: Array, density: float) -> Array:
-    """How often a Gaussian step, as large as to reach the density, is not lost in rounding to the nearest bf16.
+    """How often a Gaussian step, as large as to reach the density, survives rounding to the nearest bf16.
 
     A step is lost below half an ULP; below a power of two, a quarter. Zeros always change.
     """

@@ -27,7 +27,7 @@ from tests.scramble.updates.test_tables import train, transported
 
 
 def test_the_interval_holds_zero_where_runs_share_nothing_but_magnitudes() -> None:
-    """2000 pairs at every density and from every distribution; benchmarks/coverage.py crosses them in full."""
+    """2000 pairs at every density and from every distribution; benchmarks/coverage.py crosses them."""
     densities = (0.02, 0.1, 0.3, 0.6)
     found = coverage(
         (

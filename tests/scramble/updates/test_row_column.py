@@ -38,7 +38,14 @@ def test_the_fit_is_the_optimum_of_the_penalised_likelihood(seed: int, density: 
         ridge = KEY_PENALTY / 2 * keys @ keys + PENALTY / 2 * (rows @ rows + columns @ columns)
         return float(likelihood + ridge)
 
-    best = minimize(loss, np.zeros(len(used) + 11), method="BFGS", options={"gtol": 1e-9, "maxiter": 5000}).x
+    def gradient(x: Array) -> Array:
+        keys, rows, columns = np.split(x, [len(used), len(used) + 6])
+        off = expit(keys[index] + rows[:, None] + columns) - mask
+        by_key = np.bincount(index.ravel(), off.ravel()) + KEY_PENALTY * keys
+        return np.concatenate([by_key, off.sum(axis=1) + PENALTY * rows, off.sum(axis=0) + PENALTY * columns])
+
+    options = {"gtol": 1e-9, "maxiter": 5000}
+    best = minimize(loss, np.zeros(len(used) + 11), jac=gradient, method="BFGS", options=options).x
     keys, rows, columns = np.split(best, [len(used), len(used) + 6])
     expected = expit(keys[index] + rows[:, None] + columns)
     np.testing.assert_allclose(row_column_rate(mask, key), expected, atol=2e-3)
