@@ -1,4 +1,4 @@
-"""Simulated runs of one matrix whose true parts of the overlap are known from the probabilities they draw from.
+"""Simulated runs of one matrix; the true parts of their overlap are known from the probabilities.
 
 A run changes weight (i,j) with probability `p(i,j)`. With `common > 0` both runs take that share of their
 weights from one mask drawn from the same `p`, so that changes at one place correlate by `common^2` and the
