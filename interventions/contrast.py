@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from interventions.experiment import Experiment, PlannedRun, treatment
@@ -21,6 +20,7 @@ from scramble.errors import SelectionError
 from scramble.manifest import is_scrambled
 from scramble.updates.ends import ends
 from scramble.updates.ratios import pair_ratios, pool
+from scramble.updates.resampling import resampled
 from scramble.updates.tables import PAIR, count_pairs
 
 METRICS = [
@@ -39,7 +39,6 @@ METRICS = [
     "sign_agreement",
 ]
 UNTREATED, OUTSIDE = "untreated", "outside the layers"
-RESAMPLES, ENOUGH_RUNS = 2000, 4
 
 
 @dataclass(frozen=True)
@@ -173,32 +172,10 @@ def _aggregate(pairs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 
 def _interval(pairs: pd.DataFrame) -> tuple[float, float]:
-    """95 % interval of the mean Jaccard over resampled runs; NaN where either arm has fewer than four.
-
-    A percentile bootstrap over runs, so it holds for this one draw of the scramble, and with as few as four
-    runs it is somewhat too narrow.
-    """
-    within = pairs["arm_a"].iloc[0] == pairs["arm_b"].iloc[0]
-    if within:
-        seeds = sorted({*pairs["seed_a"], *pairs["seed_b"]})
-        sides = [seeds, seeds]
-    else:
-        sides = [sorted(set(pairs["seed_a"])), sorted(set(pairs["seed_b"]))]
-    if min(map(len, sides)) < ENOUGH_RUNS or pairs["same_seed"].iloc[0]:
+    """95 % interval of the mean Jaccard, leaving out run by run; NaN where an arm has fewer than four."""
+    if pairs["same_seed"].iloc[0]:
         return float("nan"), float("nan")
-    values = np.full((len(sides[0]), len(sides[1])), np.nan)
-    for a, b, value in pairs[["seed_a", "seed_b", "jaccard"]].itertuples(index=False):
-        values[sides[0].index(a), sides[1].index(b)] = value
-        if within:
-            values[sides[1].index(b), sides[0].index(a)] = value
-    rng, known = np.random.default_rng(0), ~np.isnan(values)
-    filled, means = np.where(known, values, 0.0), []
-    for _ in range(RESAMPLES):
-        weights_a = np.bincount(rng.integers(0, len(sides[0]), len(sides[0])), minlength=len(sides[0]))
-        drawn = rng.integers(0, len(sides[1]), len(sides[1]))
-        weights_b = weights_a if within else np.bincount(drawn, minlength=len(sides[1]))
-        weight = weights_a @ known @ weights_b
-        if weight > 0:
-            means.append(weights_a @ filled @ weights_b / weight)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+    within = bool(pairs["arm_a"].iloc[0] == pairs["arm_b"].iloc[0])
+    runs = pairs.assign(run_a=pairs["seed_a"], run_b=pairs["seed_b"])
+    found = resampled(runs, ["jaccard"], within=within).loc["jaccard"]
+    return float(found["low"]), float(found["high"])

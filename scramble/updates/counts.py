@@ -7,6 +7,7 @@ summed over a module, a layer or a model, and the ratios are formed last (`scram
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float64, UInt16
@@ -14,6 +15,9 @@ from jaxtyping import Bool, Float64, UInt16
 from scramble.updates.joint import Joint
 from scramble.updates.masks import changed, magnitude_key
 from scramble.updates.streams import Update
+
+if TYPE_CHECKING:
+    from scramble.updates.coordinate import FittedRun
 
 NAN = float("nan")
 
@@ -71,16 +75,6 @@ class PairCounts:
     signed: int
     same_sign: int
     non_finite: int
-
-
-@dataclass(frozen=True)
-class FitCounts:
-    """Of two runs under the row and column fit: expected `both`, its variance, and each run's changes."""
-
-    row_column_matched: float
-    row_column_matched_a: float
-    row_column_matched_b: float
-    row_column_matched_variance: float
 
 
 def update_counts(joint: Joint, run: int = 0) -> UpdateCounts:
@@ -146,18 +140,12 @@ def matched(update: Update, eta: float = 0.0) -> Matched:
     return Matched(mask, key.reshape(-1), moved / np.maximum(there, 1))
 
 
-def fitted_rate(update: Update, eta: float = 0.0) -> Float64[np.ndarray, " n"]:
-    """Change rates by magnitude, row and column; vectors have theirs by magnitude."""
-    from scramble.updates.row_column import row_column_rate
+def fitted(update: Update, eta: float = 0.0) -> FittedRun:
+    """The fit of a run's mask to magnitude, row and column; vectors keep their rates by magnitude."""
+    from scramble.updates.coordinate import FittedRun
+    from scramble.updates.row_column import fit_row_column
 
     found = matched(update, eta)
-    if update.start.ndim < 2:
-        return found.rate[found.key]
-    columns = update.start.shape[-1]
-    return row_column_rate(found.mask.reshape(-1, columns), found.key.reshape(-1, columns)).reshape(-1)
-
-
-def fit_counts(a: Float64[np.ndarray, " n"], b: Float64[np.ndarray, " n"]) -> FitCounts:
-    """Of two runs' fitted rates."""
-    variance = float((a * (1 - a)) @ (b * (1 - b)))
-    return FitCounts(float(a @ b), float(a.sum()), float(b.sum()), variance)
+    columns = update.start.shape[-1] if update.start.ndim > 1 else max(update.start.size, 1)
+    mask, key = found.mask.reshape(-1, columns), found.key.reshape(-1, columns)
+    return FittedRun(mask, key, fit_row_column(mask, key))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+NORMAL_95 = 1.96
 LEVELS: dict[str, list[str]] = {
     "model": [],
     "module": ["module"],
@@ -101,8 +102,13 @@ def decomposition(counts: pd.DataFrame) -> pd.DataFrame:
     `above_chance` is observed minus expected intersection; `rounding`, `magnitude`, `row_column` are what
     each baseline adds to the one before it, and `coordinate` is what none explains, the candidate for
     steering. From bf16 ends rounding and magnitude are one part, under `magnitude`. Shares are given where
-    `above_chance` exceeds five standard errors. `coordinate_share_low` and `_high` are a 95 % interval, for
-    weights that are independent given the fit: too narrow where updates of neighbours are correlated.
+    `above_chance` exceeds five standard errors.
+
+    `coordinate_low` and `_high` are a 95 % interval in weights, `coordinate_share_low` and `_high` one of
+    the share: all shares `t` for which `coordinate - t above_chance` is within 1.96 of its standard errors
+    of zero (Fieller, Journal of the Royal Statistical Society B 1954), so that it holds zero just when the
+    other does. Both take weights as independent given the fits (`scramble.updates.coordinate`): too narrow
+    where updates of neighbours are correlated, for which see `scramble.updates.resampling`.
     """
     c = counts
     found = c[["level", "layer", "module", "tensor", "run_a", "run_b", "same_seed", "frame", "n"]].copy()
@@ -112,13 +118,26 @@ def decomposition(counts: pd.DataFrame) -> pd.DataFrame:
     found["magnitude"] = c["magnitude_matched"] - c["rounding_only"].where(known, c["chance"])
     found["row_column"] = c["row_column_matched"] - c["magnitude_matched"]
     found["coordinate"] = c["both"] - c["row_column_matched"]
+    margin = NORMAL_95 * np.sqrt(c["row_column_matched_variance"])
+    found["coordinate_low"], found["coordinate_high"] = (
+        found["coordinate"] - margin,
+        found["coordinate"] + margin,
+    )
     enough = found["above_chance"] > 5 * np.sqrt(c["chance_variance"])
     whole = found["above_chance"].where(enough)
     for part in ("rounding", "magnitude", "row_column", "coordinate"):
         found[f"{part}_share"] = found[part] / whole
-    margin = 1.96 * np.sqrt(c["row_column_matched_variance"]) / whole
-    found["coordinate_share_low"] = found["coordinate_share"] - margin
-    found["coordinate_share_high"] = found["coordinate_share"] + margin
+    # The roots of (C - t A)^2 = z^2 Var(C - t A).
+    square = NORMAL_95**2
+    first = whole**2 - square * c["above_chance_variance"]
+    middle = found["coordinate"] * whole - square * c["row_column_matched_covariance"]
+    last = found["coordinate"] ** 2 - margin**2
+    root = np.sqrt((middle**2 - first * last).clip(lower=0))
+    first = first.where(first > 0)
+    found["coordinate_share_low"], found["coordinate_share_high"] = (
+        (middle - root) / first,
+        (middle + root) / first,
+    )
     return found
 
 

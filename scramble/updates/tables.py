@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from scramble.errors import MismatchError
-from scramble.updates.counts import fit_counts, fitted_rate, pair_counts, update_counts
+from scramble.updates.coordinate import FittedRun, row_column_counts
+from scramble.updates.counts import fitted, pair_counts, update_counts
 from scramble.updates.ends import FRAMES, Frame, Run, comparable
 from scramble.updates.joint import count, threads
 from scramble.updates.ratios import decomposition, pair_ratios, place, pool, update_ratios
@@ -86,10 +87,10 @@ def count_pairs(
                 aligned = frame == "aligned" and not untouched
                 streams = _aligned(name, runs) if aligned else [run.stream(name) for run in runs]
                 joint = count(streams, pool, eta=eta, one_start=aligned)
-                fits = [fitted_rate(run.read(name, frame), eta) for run in runs] if row_column else []
+                fits = _fits(name, runs, frame, eta, pool) if row_column else []
                 for (a, left), (b, right) in combinations(enumerate(runs), 2):
                     row = place(name) | _pair(left, right, frame) | asdict(pair_counts(joint, a, b))
-                    rows.append(row | (asdict(fit_counts(fits[a], fits[b])) if fits else {}))
+                    rows.append(row | (asdict(row_column_counts(fits[a], fits[b])) if fits else {}))
             progress(done + 1, len(names))
     return pd.DataFrame(rows)
 
@@ -138,6 +139,12 @@ def _pairs(runs: Sequence[Run]) -> int:
 def _pair(a: Run, b: Run, frame: Frame) -> dict[str, object]:
     same = None if a.seed is None or b.seed is None else a.seed == b.seed
     return {"run_a": a.name, "run_b": b.name, "same_seed": same, "frame": frame}
+
+
+def _fits(
+    name: str, runs: Sequence[Run], frame: Frame, eta: float, pool: ThreadPoolExecutor
+) -> list[FittedRun]:
+    return list(pool.map(lambda run: fitted(run.read(name, frame), eta), runs))
 
 
 def _aligned(name: str, runs: Sequence[Run]) -> list[ArrayStream]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,10 +14,11 @@ from scipy.special import expit
 
 from scramble.axes import Array
 from scramble.checkpoints.storage import bf16_to_float32
-from scramble.updates.counts import fit_counts, fitted_rate, pair_counts
-from scramble.updates.joint import count
+from scramble.updates.coordinate import row_column_counts
+from scramble.updates.counts import fitted, pair_counts
+from scramble.updates.joint import Joint, count
 from scramble.updates.ratios import decomposition
-from scramble.updates.row_column import KEY_PENALTY, PENALTY, row_column_rate
+from scramble.updates.row_column import KEY_PENALTY, PENALTY, fit_row_column, row_column_rate
 from scramble.updates.streams import ArrayStream, Update
 
 
@@ -35,7 +38,14 @@ def test_the_fit_is_the_optimum_of_the_penalised_likelihood(seed: int, density: 
         ridge = KEY_PENALTY / 2 * keys @ keys + PENALTY / 2 * (rows @ rows + columns @ columns)
         return float(likelihood + ridge)
 
-    best = minimize(loss, np.zeros(len(used) + 11), method="BFGS", options={"gtol": 1e-9, "maxiter": 5000}).x
+    def gradient(x: Array) -> Array:
+        keys, rows, columns = np.split(x, [len(used), len(used) + 6])
+        off = expit(keys[index] + rows[:, None] + columns) - mask
+        by_key = np.bincount(index.ravel(), off.ravel()) + KEY_PENALTY * keys
+        return np.concatenate([by_key, off.sum(axis=1) + PENALTY * rows, off.sum(axis=0) + PENALTY * columns])
+
+    options = {"gtol": 1e-9, "maxiter": 5000}
+    best = minimize(loss, np.zeros(len(used) + 11), jac=gradient, method="BFGS", options=options).x
     keys, rows, columns = np.split(best, [len(used), len(used) + 6])
     expected = expit(keys[index] + rows[:, None] + columns)
     np.testing.assert_allclose(row_column_rate(mask, key), expected, atol=2e-3)
@@ -68,14 +78,15 @@ def runs(seed: int, rows: float = 0.0, shared: float = 0.0) -> tuple[Update, Upd
     return run(), run()
 
 
-def parts(a: Update, b: Update) -> dict[str, float]:
-    from dataclasses import asdict
+def joint(a: Update, b: Update) -> Joint:
+    return count([ArrayStream(a), ArrayStream(b)])
 
-    counts = pair_counts(count([ArrayStream(a), ArrayStream(b)]))
-    fits = fit_counts(fitted_rate(a), fitted_rate(b))
+
+def parts(a: Update, b: Update) -> dict[str, float]:
+    counts = asdict(pair_counts(joint(a, b))) | asdict(row_column_counts(fitted(a), fitted(b)))
     labels = {"level": "tensor", "layer": 0, "module": "m", "tensor": "t"}
     labels |= {"run_a": "a", "run_b": "b", "same_seed": False, "frame": "raw"}
-    (row,) = decomposition(pd.DataFrame([labels | asdict(counts) | asdict(fits)])).to_dict("records")
+    (row,) = decomposition(pd.DataFrame([labels | counts])).to_dict("records")
     return row
 
 
@@ -100,17 +111,62 @@ def test_what_is_shared_place_by_place_is_left() -> None:
     assert total == pytest.approx(found["above_chance"])
 
 
-def test_the_interval_covers_zero_where_nothing_is_shared() -> None:
-    covered = 0
-    for seed in range(100):
-        found = parts(*runs(seed, rows=0.5))
-        covered += found["coordinate_share_low"] < 0 < found["coordinate_share_high"]
-    assert 88 <= covered <= 100
-
-
 def test_no_shares_where_nothing_exceeds_chance() -> None:
     rng = np.random.default_rng(0)
     words = np.full((50, 40), 0x3F80 + 1, dtype=np.uint16)
     ends = [(words + (rng.random(words.shape) < 0.1)).astype(np.uint16) for _ in range(2)]
     a, b = (Update(words, end, bf16_to_float32(end) - bf16_to_float32(words), fine=False) for end in ends)
     assert np.isnan(parts(a, b)["coordinate_share"])
+
+
+def test_residuals_are_uncorrelated_with_what_the_fit_knows() -> None:
+    """With rates by key alone, products of residuals and `X - sum pA pB` are one number."""
+    a, b = runs(3)
+    flat = [Update(*(part.reshape(1, -1) for part in (u.start, u.end, u.delta)), fine=False) for u in (a, b)]
+    found = parts(*flat)
+    assert found["row_column"] == pytest.approx(0, abs=0.02 * found["n"] ** 0.5)
+    one, other = (fitted(u) for u in flat)
+    rates = one.fit.rates(one.key), other.fit.rates(other.key)
+    assert (rates[0] * rates[1]).sum() == pytest.approx(
+        asdict(pair_counts(joint(a, b)))["magnitude_matched"], rel=1e-9
+    )
+    assert found["coordinate_low"] < found["coordinate"] < found["coordinate_high"]
+
+
+def test_pair_sums_agree_with_their_definition() -> None:
+    one, other = (fitted(update) for update in runs(5, rows=1.0, shared=0.5))
+    p, q = one.fit.rates(one.key), other.fit.rates(other.key)
+    found = row_column_counts(one, other)
+    assert found.row_column_matched_a == pytest.approx(p.sum())
+    assert found.row_column_matched_b == pytest.approx(q.sum())
+    u, v = p * (1 - p), q * (1 - q)
+    leverage = []
+    for w, run in ((u, one), (v, other)):
+        by_key = np.bincount(run.key.ravel(), w.ravel(), minlength=512)[run.key] + KEY_PENALTY
+        by_row, by_column = w.sum(axis=1)[:, None] + PENALTY, w.sum(axis=0) + PENALTY
+        leverage.append(1 - (1 - w / by_key) * (1 - w / by_row) * (1 - w / by_column))
+    free = 1 - (leverage[0] + leverage[1]) / 2
+    x, y = one.mask - p, other.mask - q
+    factor = np.sqrt(u * v).sum() / (np.sqrt(u * v) * free).sum()
+    expected = (one.mask & other.mask).sum() - factor * (x * y).sum()
+    assert found.row_column_matched == pytest.approx(expected, rel=1e-6)
+    counted = x * y / np.sqrt(free)
+    above = counted + x * (q - other.mask.mean()) + y * (p - one.mask.mean())
+    assert found.row_column_matched_variance == pytest.approx(factor**2 * (counted**2).sum(), rel=1e-5)
+    assert found.row_column_matched_covariance == pytest.approx(factor * (counted * above).sum(), rel=1e-5)
+    assert found.above_chance_variance == pytest.approx((above**2).sum(), rel=1e-5)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10_000), st.floats(0.001, 0.999), st.floats(0, 4))
+def test_the_fit_converges_on_hard_masks(seed: int, density: float, rows: float) -> None:
+    """Rows, columns and keys that never or always change, and keys that follow the rows."""
+    rng = np.random.default_rng(seed)
+    shape = tuple(rng.integers(2, 40, 2))
+    key = (rng.integers(0, 9, shape) + 100 * rng.integers(0, 2, (shape[0], 1))).astype(np.uint16)
+    mask = rng.random(shape) < expit(np.log(density / (1 - density)) + rows * rng.normal(size=(shape[0], 1)))
+    mask[rng.random(shape[0]) < 0.2] = rng.random() < 0.5
+    fit = fit_row_column(mask, key)
+    p = fit.rates(key)
+    np.testing.assert_allclose((mask - p).sum(axis=1), PENALTY * fit.rows, atol=1e-4)
+    np.testing.assert_allclose((mask - p).sum(axis=0), PENALTY * fit.columns, atol=1e-4)
