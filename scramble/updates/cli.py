@@ -40,6 +40,12 @@ DETAILS = (
     "update_rank_correlation",
     "sign_agreement",
     "non_finite",
+    "rounding",
+    "magnitude",
+    "row_column",
+    "coordinate",
+    "coordinate_low",
+    "coordinate_high",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from scramble.updates.counts import fitted, pair_counts, update_counts
 from scramble.updates.ends import FRAMES, Frame, Run, comparable
 from scramble.updates.joint import count, threads
 from scramble.updates.ratios import decomposition, pair_ratios, place, pool, update_ratios
+from scramble.updates.resampling import resampled
 from scramble.updates.streams import ArrayStream
 
 Progress = Callable[[int, int], None]
@@ -32,6 +34,7 @@ EMBEDDINGS = {
 }
 
 NORMS = r"norm|^ln_"
+_BOUND = re.compile("_(low|high)$")
 
 
 def count_updates(
@@ -109,15 +112,25 @@ def mean_pairs(table: pd.DataFrame) -> pd.DataFrame:
     """Means over pairs of runs of what `overlap` or `decomposed` gave: the paper's off-diagonal mean (2.2).
 
     Pairs with one seed, which saw the same prompts, are apart from those with two; `pairs` says how many
-    there are.
+    there are. Where there are four runs or more, `jaccard` or `coordinate_share` has a 95 % interval from
+    leaving out run by run (`scramble.updates.resampling`); those of independent weights are left out.
     """
     keys = ["level", "layer", "module", "tensor", "frame", "same_seed"]
-    figures = [name for name in table if name not in (*keys, "run_a", "run_b", "n")]
-    grouped = table.assign(same_seed=table["same_seed"].astype("boolean")).groupby(
-        keys, dropna=False, sort=False
-    )
-    found = grouped.agg(pairs=("n", "size"), n=("n", "first"), **{name: (name, "mean") for name in figures})
-    return found.reset_index()
+    figures = [
+        name for name in table if name not in (*keys, "run_a", "run_b", "n") and not _BOUND.search(name)
+    ]
+    rows = []
+    labelled = table.assign(same_seed=table["same_seed"].astype("boolean"))
+    for group, pairs in labelled.groupby(keys, dropna=False, sort=False):
+        found = resampled(pairs, figures, within=True)
+        row = dict(zip(keys, group, strict=True)) | {"pairs": len(pairs), "n": pairs["n"].iloc[0]}
+        for name in figures:
+            row[name] = found.loc[name, "mean"]
+            if name in ("jaccard", "coordinate_share"):
+                row |= {f"{name}_{end}": found.loc[name, end] for end in ("low", "high")}
+        rows.append(row)
+    means = pd.DataFrame(rows)
+    return means.assign(layer=means["layer"].astype("Int64"))
 
 
 def _pooled(counts: pd.DataFrame, levels: Sequence[str], keep: Sequence[str]) -> list[pd.DataFrame]:
