@@ -19,6 +19,7 @@ from scramble.checkpoints import open_checkpoint
 from scramble.errors import MissingDependencyError, RunError
 
 try:
+    import datasets
     import trl  # noqa: F401
 except ImportError as missing:
     raise MissingDependencyError(f"training needs {missing.name}: pip install 'scramble[runs]'") from None
@@ -55,6 +56,7 @@ def train(
     """
     torch.set_num_threads(threads)
     logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     model, tokenizer = load(start, recipe.seed)
     rollouts = Rollouts(recipe.task, *recipe.algorithm.reward_values)
     norm = UpdateNorm(model, recipe.match.update_norm) if recipe.match else None

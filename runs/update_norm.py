@@ -13,7 +13,7 @@ from runs.optimizers import trainable
 class UpdateNorm(TrainerCallback):
     """Stops training at the first step whose `||W - W0||_F` reaches a limit.
 
-    The norm is over all trained weights together, tied ones once: float32 differences, squared and summed in
+    The norm is over all trained weights together, tied ones once: differences, squares and sums in
     float64. A copy of the start is kept, in the weights' dtype.
     """
 
@@ -36,4 +36,4 @@ class UpdateNorm(TrainerCallback):
 def distance(weights: list[torch.nn.Parameter], start: list[torch.Tensor]) -> float:
     """Frobenius norm of the difference of two lists of tensors of equal shapes."""
     pairs = zip(weights, start, strict=True)
-    return sum(float((w - s.to(w.device)).double().square().sum()) for w, s in pairs) ** 0.5
+    return sum(float((w.double() - s.double()).square().sum()) for w, s in pairs) ** 0.5
