@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ReinforcePlusPlus(PolicyGradient):
-    """REINFORCE++ (arXiv 2501.03262, 3.1): advantages are rewards, less their mean, over their deviation.
+    """REINFORCE++ (arXiv 2501.03262): advantages are rewards, less their mean, over their deviation.
 
     Mean and (unbiased) deviation are those of all sequences that were sampled together. Departs from the
     paper: it takes these over tokens and puts a KL term into each token's reward; here the optional KL term
@@ -27,10 +27,9 @@ class ReinforcePlusPlus(PolicyGradient):
 
 
 class ReinforcePlusPlusBaseline(PolicyGradient):
-    """REINFORCE++-baseline (arXiv 2501.03262, 3.2): the group's mean is taken off first.
+    """REINFORCE++-baseline (arXiv 2501.03262): the group's mean is taken off first.
 
-    Departs from the paper: statistics are over sequences, not tokens, and the KL term in the loss is GRPO's
-    estimator (k3), not k2.
+    Departs from the paper as `reinforce++` does: statistics over sequences, and GRPO's estimator of the KL.
     """
 
     name: Literal["reinforce++-baseline"]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Rloo(PolicyGradient):
-    """RLOO (arXiv 2402.14740, 3.2): the baseline of a completion is the mean reward of its siblings.
+    """RLOO (arXiv 2402.14740): the baseline of a completion is the mean reward of its siblings.
 
     A completion is one action: the ratio to the policy that sampled is that of the whole sequence. Departs
     from the paper, which takes one on-policy update without a clip range: here the ratio is clipped by
