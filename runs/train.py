@@ -107,6 +107,7 @@ def arguments(recipe: Recipe, scratch: str) -> dict[str, Any]:
         "max_steps": recipe.steps,
         **recipe.optimizer.arguments(),
         "bf16": recipe.precision == "bf16",
+        "use_cpu": not torch.cuda.is_available(),  # transformers refuses bf16 on a CPU that was not asked for
         "gradient_checkpointing": False,
         "logging_steps": 1,
         "save_strategy": "no",
