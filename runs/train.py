@@ -70,7 +70,6 @@ def train(
             Job(
                 model=model,
                 tokenizer=tokenizer,
-                start=start,
                 rows=rows,
                 arguments=arguments(recipe, scratch),
                 optimizer=recipe.optimizer.build(model),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import PositiveInt
@@ -34,7 +33,6 @@ class Job:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    start: Path
     rows: list[Row]
     arguments: dict[str, Any]
     optimizer: torch.optim.Optimizer

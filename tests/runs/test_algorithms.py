@@ -67,7 +67,7 @@ def test_the_loss_falls(algorithm: dict[str, Any], content: dict[str, Any], tmp_
     assert all("reward" not in row and row["tokens_per_second"] > 0 for row in metrics)
 
 
-@pytest.mark.parametrize("name", ["grpo", "rloo", "rejection_sft", "sft", "dpo", "simpo"])
+@pytest.mark.parametrize("name", ["grpo", "sft", "simpo"])
 def test_bf16_arithmetic_trains_float32_weights(name: str, content: dict[str, Any], tmp_path: Path) -> None:
     half = recipe(content, ALGORITHMS[name], precision="bf16", steps=1, fp32_steps=[1])
     end = weights(run(half, tmp_path, threads=1).checkpoint(1, fp32=True))
