@@ -94,7 +94,7 @@ def test_micro_batches_change_nothing_but_rounding(content: dict[str, Any], tmp_
         ends = [
             weights(run(recipe(content, algorithm | {"micro_batch": micro}, optimizer={"name": "sgd"}),
                         tmp_path, threads=1).checkpoint(2, fp32=True))
-            for micro in (4, 8)
+            for micro in (4, None)
         ]  # fmt: skip
         assert all(torch.allclose(ends[0][key], ends[1][key], atol=1e-5) for key in ends[0])
 
