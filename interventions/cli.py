@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from runs.summary import shown
 from scramble.errors import RunError
 from scramble.printing import Format, FormatOption, QuietOption, counter, emit, records, reporter
 
@@ -58,7 +59,7 @@ def _row(run: PlannedRun, weights: int, typical: float | None) -> dict[str, Any]
         "seed": run.seed,
         "status": run.status,
         "steps": run.recipe.steps,
-        "rollouts": run.recipe.steps * algorithm.prompts * algorithm.generations,
+        "rollouts": algorithm.rollouts(run.recipe.steps),
         "seconds": seconds,
         "disk_gb": weights * (2 * len(kept) + 4 * len(fp32)) / 1e9,
         "run": str(run.folder.path) if run.folder else None,
@@ -216,7 +217,7 @@ def _bars(
 
         def progress(one: PlannedRun, step: int, metrics: dict[str, Any]) -> None:
             bars.start_task(tasks[one.name])
-            reward = f"reward {metrics['reward']:.2f}" if metrics else "starting"
+            reward = shown(metrics) if metrics else "starting"
             bars.update(tasks[one.name], completed=step, reward=reward)
 
         yield progress
@@ -231,6 +232,6 @@ def _lines(say: Callable[[str], None]) -> Callable[[PlannedRun, int, dict[str, A
         if metrics and step != told.get(one.name) and (step % 5 == 0 or step == steps):
             told[one.name] = step
             left = metrics["seconds"] / step * (steps - step)
-            say(f"{one.name}: step {step} of {steps}, reward {metrics['reward']:.2f}, {left:.0f} s left")
+            say(f"{one.name}: step {step} of {steps}, {shown(metrics)}, {left:.0f} s left")
 
     return progress

@@ -146,8 +146,8 @@ def end(run: PlannedRun) -> Path:
     """The last checkpoint of a finished run, in float32 where the recipe kept it."""
     if run.folder is None:
         raise SelectionError(f"{run.name}: not finished")
-    fp32 = run.folder.checkpoint(run.recipe.steps, fp32=True)
-    return fp32 if fp32.exists() else run.folder.checkpoint(run.recipe.steps)
+    fp32 = run.folder.checkpoint(run.folder.last_step, fp32=True)
+    return fp32 if fp32.exists() else run.folder.checkpoint(run.folder.last_step)
 
 
 def _ratios(counts: pd.DataFrame, level: str, labels: list[str]) -> pd.DataFrame:

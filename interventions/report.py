@@ -35,7 +35,8 @@ def write_report(
     """Write `report.html`, and its figures as SVG and PNG; returns the page and its verdict."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = _draw(contrasts)
-    curves = {run.name: [row["reward"] for row in run.folder.metrics] for run in runs if run.folder}
+    curves = {run.name: _rewards(run.folder.metrics) for run in runs if run.folder}
+    curves = {name: rewards for name, rewards in curves.items() if rewards}
     if curves:
         drawn["rewards"] = figures.rewards(curves)
     for name, figure in drawn.items():
@@ -138,10 +139,16 @@ def _run_row(run: PlannedRun) -> dict[str, Any]:
         "reward, last quarter": _mean(last),
         "seconds": record.get("seconds", "-"),
         "threads": record.get("hardware", {}).get("threads", "-"),
-        "rollouts of step 1": str(metrics[0]["rollouts"])[:12] if metrics else "-",
+        "rollouts of step 1": str(metrics[0].get("rollouts", "-"))[:12] if metrics else "-",
         "end": str(record.get("end", {}).get("hash", "-"))[:12],
     }
 
 
+def _rewards(rows: list[dict[str, Any]]) -> list[float]:
+    """Of the steps that sampled; none for algorithms without a reward."""
+    return [row["reward"] for row in rows if "reward" in row]
+
+
 def _mean(rows: list[dict[str, Any]]) -> str:
-    return f"{sum(row['reward'] for row in rows) / len(rows):.3f}" if rows else "-"
+    rewards = _rewards(rows)
+    return f"{sum(rewards) / len(rewards):.3f}" if rewards else "-"

@@ -28,6 +28,7 @@ def run(
     """Train once by a recipe. A finished run is not run again."""
     from runs.recipe import read_recipe
     from runs.run import run as carry_out
+    from runs.summary import first_and_last
 
     parsed = read_recipe(recipe, seed=seed, model=model)
     with counter(parsed.name, quiet) as bar:
@@ -39,9 +40,8 @@ def run(
         "run": str(folder.path),
         "status": folder.status,
         "seed": parsed.seed,
-        "steps": parsed.steps,
-        "reward_first": metrics[0]["reward"],
-        "reward_last": metrics[-1]["reward"],
+        "steps": record["end"]["step"],
+        **first_and_last(metrics),
         "seconds": record.get("seconds"),
         "end_hash": record["end"]["hash"],
     }

@@ -47,6 +47,11 @@ class RunFolder:
             return []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
+    @property
+    def last_step(self) -> int:
+        """Where a finished run ended: the recipe's `steps`, or earlier if `match` stopped it."""
+        return int(self.record["end"]["step"])
+
     def checkpoint(self, step: int, *, fp32: bool = False) -> Path:
         folder = self.path / "checkpoints" / f"step-{step}"
         return folder / "fp32" if fp32 else folder

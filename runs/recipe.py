@@ -8,85 +8,69 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
+from runs.algorithms import Algorithm, Grpo
+from runs.optimizers import AdamW, Optimizer
+from runs.presets import with_preset
+from runs.section import Section
 from runs.tasks import Task
 from scramble.errors import RecipeError
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Grpo(_Section):
-    """GRPO through TRL, without a KL term unless asked for (arXiv 2511.08567, C.1).
+class Match(Section):
+    """Runs are compared at an equal length of the update, in place of an equal number of steps.
 
     Attributes:
-        prompts: distinct prompts a step; `prompts * generations` sequences are sampled and trained on.
-        micro_batch: sequences that go through the model at once; all of them by default.
-        loss: TRL's `loss_type`: how token losses are averaged.
-        beta: weight of the KL term to the start.
+        update_norm: training stops at the first step whose `||W - W0||_F` over all trained weights (float32
+            weights, summed in float64) reaches this; `steps` is the limit.
     """
 
-    name: Literal["grpo"] = "grpo"
-    prompts: PositiveInt = 4
-    generations: Annotated[int, Field(ge=2)] = 8
-    micro_batch: PositiveInt | None = None
-    max_new_tokens: PositiveInt = 64
-    temperature: PositiveFloat = 1.0
-    loss: Literal["grpo", "dr_grpo", "bnpo", "dapo"] = "grpo"
-    beta: Annotated[float, Field(ge=0)] = 0.0
-
-    @model_validator(mode="after")
-    def _divides(self) -> Grpo:
-        if self.micro_batch and self.prompts * self.generations % self.micro_batch:
-            raise ValueError(f"micro_batch does not divide {self.prompts} x {self.generations} sequences")
-        return self
+    update_norm: PositiveFloat
 
 
-class AdamW(_Section):
-    """AdamW on float32 weights and state, constant learning rate (C.1)."""
-
-    name: Literal["adamw"] = "adamw"
-    learning_rate: PositiveFloat = 1e-6
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_grad_norm: PositiveFloat = 1.0
-
-
-class Recipe(_Section):
+class Recipe(Section):
     """One training run.
+
+    `preset: paper` stands for the algorithm and optimizer of `runs/presets.py`; keys beside it override.
 
     Attributes:
         name: first part of the run folder's name.
         model: start checkpoint, a folder or hub id.
+        steps: updates of the weights.
+        match: stop earlier, when the update is long enough.
         seed: reaches dropout, the order of the data, and the rollouts.
         precision: of the arithmetic; weights and optimizer state are float32. `bf16` is autocast, and very
             slow on CPUs without bf16 instructions.
         save_steps: steps whose checkpoints are kept, in bf16; the last step always is.
         fp32_steps: steps whose float32 weights are kept as well (the aligned frame of a rotation needs them).
+            A run that `match` stops keeps those of the step where it stops if `steps` is among these.
     """
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "run"
     model: str
     task: Annotated[Task, Field(discriminator="name")]
-    algorithm: Grpo = Grpo()
-    optimizer: AdamW = AdamW()
+    algorithm: Annotated[Algorithm, Field(discriminator="name")] = Grpo()
+    optimizer: Annotated[Optimizer, Field(discriminator="name")] = AdamW()
     steps: PositiveInt
+    match: Match | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     precision: Literal["fp32", "bf16"] = "bf16"
     save_steps: tuple[PositiveInt, ...] = ()
     fp32_steps: tuple[PositiveInt, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        content = with_preset(content)
+        for section, name in (("algorithm", "grpo"), ("optimizer", "adamw")):
+            if isinstance(content.get(section), dict):
+                content[section] = {"name": name} | content[section]
+        return content
 
     @model_validator(mode="after")
     def _steps_exist(self) -> Recipe:
@@ -138,10 +122,17 @@ def parse(kind: type[Model], content: dict[str, Any], where: str) -> Model:
     except ValidationError as error:
         first = error.errors()[0]
         reason = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
-        key = ".".join(map(str, first["loc"]))
+        key = ".".join(
+            str(part) for place, part in enumerate(first["loc"]) if not _is_tag(first["loc"], place)
+        )
         raise RecipeError(
             ": ".join(filter(None, (where, key, reason.removeprefix("Value error, "))))
         ) from None
+
+
+def _is_tag(key: tuple[int | str, ...], place: int) -> bool:
+    """Whether this part of a key only says which algorithm, optimizer or task was meant."""
+    return place > 0 and key[place - 1] in ("algorithm", "optimizer", "task") and len(key) > place + 1
 
 
 def read_recipe(path: Path, **overrides: object) -> Recipe:

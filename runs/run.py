@@ -16,7 +16,7 @@ from runs.folder import RunFolder, run_folder
 from runs.recipe import Recipe
 from runs.tasks import Example
 from scramble.checkpoints import locate, open_checkpoint
-from scramble.errors import RunError, ScrambleError
+from scramble.errors import MissingDependencyError, RunError, ScrambleError
 from scramble.rewrite import side_files
 
 Progress = Callable[[int, int, dict[str, Any]], None]
@@ -60,6 +60,7 @@ def run(
     _one_gpu()
     threads = threads or len(os.sched_getaffinity(0))
     examples = recipe.task.checked_examples()
+    rows = recipe.algorithm.rows(recipe.task, examples)
     with folder.locked():
         if folder.status == "finished":  # by another process, a moment ago
             return folder
@@ -78,19 +79,20 @@ def run(
         try:
             from runs.train import train
 
-            end = train(recipe, start, examples, folder, threads, progress)
+            end = train(recipe, start, rows, folder, threads, progress)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            kind = "" if isinstance(error, ScrambleError) else f"{type(error).__name__}: "
+            reason = kind + " ".join(str(error).split())
             folder.write_record(status="failed", reason=reason)
-            if isinstance(error, ScrambleError) or not isinstance(error, Exception):
+            if not isinstance(error, Exception) or isinstance(error, MissingDependencyError):
                 raise
             raise RunError(f"{folder.path}: the run failed: {reason}") from error
         folder.write_record(
             status="finished",
             seconds=round(time.monotonic() - began, 1),
-            end={"step": recipe.steps, "hash": end},
+            end=end,
         )
     return folder
 

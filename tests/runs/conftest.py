@@ -11,6 +11,19 @@ import torch
 from runs.recipe import Recipe
 from tests.models import Tiny, with_tokenizer
 
+SAMPLING = {"prompts": 2, "generations": 8, "max_new_tokens": 6}
+ON_POLICY: dict[str, dict[str, Any]] = {
+    "grpo": {"name": "grpo"} | SAMPLING,
+    "grpo with mini-batches and KL": {"name": "grpo", "mini_batches": 2, "beta": 0.01} | SAMPLING,
+    "dr_grpo": {"name": "dr_grpo"} | SAMPLING,
+    "dapo": {"name": "dapo", "resamples": 2} | SAMPLING,
+    "rloo": {"name": "rloo", "beta": 0.01} | SAMPLING,
+    "reinforce++": {"name": "reinforce++"} | SAMPLING,
+    "reinforce++-baseline": {"name": "reinforce++-baseline"} | SAMPLING,
+    "rejection_sft": {"name": "rejection_sft"} | SAMPLING,
+}
+SUPERVISED: dict[str, dict[str, Any]] = {name: {"name": name, "batch": 8} for name in ("sft", "dpo", "simpo")}
+
 
 @pytest.fixture
 def start(tmp_path: Path) -> Path:

@@ -37,6 +37,28 @@ def test_a_written_recipe_reads_back(content: dict[str, Any], tmp_path: Path) ->
     assert read_recipe(path, seed=9).seed == 9
 
 
+def test_the_paper_preset_is_written_out_and_overridden(content: dict[str, Any]) -> None:
+    plain = {key: value for key, value in content.items() if key not in ("algorithm", "optimizer")}
+    paper = Recipe.model_validate(plain | {"preset": "paper"})
+    shown = paper.model_dump(mode="json")
+    algorithm = shown["algorithm"]
+    assert "preset" not in shown
+    assert (algorithm["name"], algorithm["beta"]) == ("dapo", 0)
+    assert (algorithm["prompts"], algorithm["mini_batches"], paper.algorithm.updates) == (256, 4, 4)  # type: ignore[union-attr]
+    assert (algorithm["right"], algorithm["wrong"]) == (1, -1)
+    assert (algorithm["overlong_buffer"], algorithm["overlong_factor"]) == (1024, 1)
+    assert 12 <= algorithm["generations"] <= 16
+    assert (shown["optimizer"]["learning_rate"], shown["optimizer"]["betas"]) == (1e-6, [0.9, 0.999])
+    assert Recipe.model_validate(shown).identity("h") == paper.identity("h")
+    own = Recipe.model_validate(
+        plain | {"preset": "paper", "algorithm": {"prompts": 8}, "optimizer": {"name": "sgd"}}
+    )
+    assert own.algorithm.model_dump() == paper.algorithm.model_dump() | {"prompts": 8}
+    assert own.optimizer.name == "sgd"
+    other = Recipe.model_validate(plain | {"preset": "paper", "algorithm": {"name": "grpo"}})
+    assert other.algorithm == Recipe.model_validate(plain | {"algorithm": {"name": "grpo"}}).algorithm
+
+
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"step": 3}, "step: unknown key"),
     "unknown nested key": ({"optimizer": {"lr": 1}}, "optimizer.lr: unknown key"),

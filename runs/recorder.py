@@ -1,0 +1,104 @@
+"""Writes metrics and checkpoints as training goes."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+from runs.folder import RunFolder
+from runs.recipe import Recipe
+from runs.rollouts import Rollouts
+from scramble.errors import RunError
+
+Progress = Callable[[int, int, dict[str, Any]], None]
+
+
+class Recorder(TrainerCallback):
+    """One row a step in `metrics.jsonl`, and the checkpoints that the recipe names.
+
+    A row holds what the trainer measures under TRL's names (`loss`, `grad_norm`, `entropy`, `kl`,
+    `mean_token_accuracy`, ...; `num_tokens` counts prompts and completions that were trained on), and `step`,
+    `seconds` since the start, `tokens_per_second` since the last row that has it, and in steps that sample
+    `reward`, the mean `score` of the samples, and digests of `prompts` and `rollouts`.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        rollouts: Rollouts,
+        progress: Progress,
+    ) -> None:
+        self.recipe, self.folder, self.model, self.tokenizer = recipe, folder, model, tokenizer
+        self.rollouts, self.progress = rollouts, progress
+        self.began = self.stamp = time.monotonic()
+        self.tokens = 0.0
+        self.last_step = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.stamp = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        step = self.last_step = state.global_step
+        last = control.should_training_stop or step == self.recipe.steps
+        fp32_steps = self.recipe.fp32_steps
+        fp32 = step in fp32_steps or (last and self.recipe.steps in fp32_steps)
+        if last or fp32 or step in self.recipe.save_steps:
+            save(self.model, self.folder.checkpoint(step), torch.bfloat16, self.tokenizer)
+        if fp32:
+            save(self.model, self.folder.checkpoint(step, fp32=True), torch.float32, self.tokenizer)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        numbers = {key: float(value) for key, value in (logs or {}).items() if _is_number(value)}
+        if "loss" not in numbers:  # the summary at the end
+            return
+        for key in ("loss", "grad_norm"):
+            if not math.isfinite(numbers.get(key, 0.0)):
+                raise RunError(
+                    f"{key} is {numbers[key]} at step {state.global_step}: lower the learning rate"
+                )
+        now = time.monotonic()
+        row: dict[str, Any] = {"step": state.global_step, "seconds": round(now - self.began, 2)}
+        if "num_tokens" in numbers:
+            tokens = numbers["num_tokens"]
+            row["tokens_per_second"] = round((tokens - self.tokens) / (now - self.stamp), 1)
+            self.tokens, self.stamp = tokens, now
+        row |= numbers | self.rollouts.take()
+        with (self.folder.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        self.progress(state.global_step, self.recipe.steps, row)
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def save(
+    model: PreTrainedModel, target: Path, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Write the weights in a dtype, rounded to nearest; the folder appears when it is whole."""
+    partial = target.with_name(target.name + ".partial")
+    shared: dict[int, torch.Tensor] = {}  # tied weights stay one tensor, so they are written once
+    weights = {
+        name: shared.setdefault(value.data_ptr(), value.detach().to("cpu", dtype))
+        for name, value in model.state_dict().items()
+    }
+    model.save_pretrained(partial, state_dict=weights)
+    config = json.loads((partial / "config.json").read_text())
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    tokenizer.save_pretrained(partial)
+    partial.rename(target)

@@ -1,0 +1,27 @@
+"""What a run's metrics come to: the reward where there is one, else the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def measured(rows: Sequence[Row]) -> tuple[str, list[float]]:
+    """`reward` and its values in the steps that sampled, or `loss` and its values."""
+    rewards = [row["reward"] for row in rows if "reward" in row]
+    return ("reward", rewards) if rewards else ("loss", [row["loss"] for row in rows])
+
+
+def first_and_last(rows: Sequence[Row]) -> Row:
+    """`reward_first` and `reward_last`, or `loss_first` and `loss_last`; None without a row."""
+    name, values = measured(rows)
+    first, last = (values[0], values[-1]) if values else (None, None)
+    return {f"{name}_first": first, f"{name}_last": last}
+
+
+def shown(row: Row) -> str:
+    """`reward 0.25` or `loss 1.50`, for a line of progress."""
+    name = "reward" if "reward" in row else "loss"
+    return f"{name} {row[name]:.2f}"

@@ -1,0 +1,1 @@
+"""What TRL's trainers and torch's optimizers lack. Importing these imports TRL or torch."""

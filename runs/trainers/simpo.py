@@ -1,0 +1,41 @@
+"""TRL's CPOTrainer, its prompts tokenized as the other trainers tokenize them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from torch import Tensor
+from trl.experimental.cpo import CPOTrainer
+
+NO_LIMIT = sys.maxsize
+"""For `max_length`, whose None means 512 there."""
+
+
+class SimPoTrainer(CPOTrainer):
+    """Without the BOS token that CPOTrainer sets before prompts even if the tokenizer has none there.
+
+    Counts tokens too (`num_tokens`), as the other trainers do.
+    """
+
+    _tokens = 0
+
+    def tokenize_row(self, feature: dict[str, str], model: Any = None) -> dict[str, list[int]]:
+        row = super().tokenize_row(feature, model)
+        bos = self.processing_class.bos_token_id
+        if bos is None or self.processing_class(feature["prompt"])["input_ids"][:1] == [bos]:
+            return row
+        return {key: values[1:] if row[_ids(key)][:1] == [bos] else values for key, values in row.items()}
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        for which in ("chosen", "rejected"):
+            self._tokens += int(inputs[f"{which}_attention_mask"].sum())
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log(logs | {"num_tokens": self._tokens}, start_time)
+
+
+def _ids(key: str) -> str:
+    """`chosen_labels` -> `chosen_input_ids`."""
+    return next(f"{which}_input_ids" for which in ("chosen", "rejected", "prompt") if key.startswith(which))

@@ -1,0 +1,116 @@
+"""What goes wrong in a run is one clear line, and the run folder says it too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytest
+import torch
+import yaml
+
+from runs.recipe import Recipe
+from runs.run import run
+from runs.tasks.few_shot_sums import FewShotSums
+from scramble.errors import RunError
+from tests.conftest import Command
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Scored(FewShotSums):
+    name: Literal["few-shot-sums"] = "few-shot-sums"
+    give: ClassVar[Any] = None
+
+    def scores(self, completions: list[str], answers: list[str]) -> Any:
+        return type(self).give(len(completions))
+
+
+def out_of_memory(count: int) -> list[float]:
+    raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+
+def no_memory_on_the_cpu(count: int) -> list[float]:
+    raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory")
+
+
+@pytest.mark.parametrize(
+    ("give", "message"),
+    [
+        (lambda count: [float("nan")] * count, "with nan: not in"),
+        (lambda count: [2.0] * count, "with 2.0: not in"),
+        (lambda count: [1.0] * (count - 1), "gave 15 scores for 16 completions"),
+        (out_of_memory, "out of memory: lower algorithm.micro_batch"),
+        (no_memory_on_the_cpu, "out of memory: lower algorithm.micro_batch"),
+    ],
+)
+def test_a_bad_reward_fails_the_run_in_one_line(
+    give: Any, message: str, content: dict[str, Any], monkeypatch: Any, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Scored, "give", staticmethod(give))
+    recipe = Recipe.model_validate(content).model_copy(update={"task": Scored(**content["task"])})
+    with pytest.raises(RunError, match=message.replace("(", r"\(")) as caught:
+        run(recipe, tmp_path, threads=1)
+    assert "\n" not in str(caught.value)
+    (folder,) = tmp_path.glob("run-*")
+    record = yaml.safe_load((folder / "run.json").read_text())
+    assert record["status"] == "failed"
+    assert message in record["reason"]
+
+
+def test_a_loss_that_is_not_finite_fails_the_run(content: dict[str, Any], tmp_path: Path) -> None:
+    wild = {"name": "sgd", "learning_rate": 1e30}
+    recipe = Recipe.model_validate(content | {"algorithm": {"name": "sft", "batch": 8}, "optimizer": wild})
+    with pytest.raises(RunError, match=r"(loss|grad_norm) is (nan|inf) at step 2: lower the learning rate"):
+        run(recipe, tmp_path, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"algorithm": {"name": "grpo", "prompts": 33}},
+            "32 examples are too few: algorithm 'grpo' takes 33",
+        ),
+        ({"algorithm": {"name": "dpo", "batch": 64}}, "32 examples are too few: algorithm 'dpo' takes 64"),
+        (
+            {"algorithm": {"name": "simpo"}, "task": {"name": "few-shot-sums", "low": 1, "high": 1}},
+            "no wrong answer",
+        ),
+        ({"algorithm": {"name": "ppo"}}, "algorithm"),
+        ({"algorithm": {"name": "sft", "prompts": 4}}, "algorithm.prompts: unknown key"),
+        ({"algorithm": {"name": "sft", "batch": 4, "micro_batch": 3}}, "micro_batch does not divide batch 4"),
+        ({"algorithm": {"name": "rloo", "mini_batches": 3}}, "mini_batches does not divide 4 x 8"),
+        ({"algorithm": {"name": "grpo", "right": 0, "wrong": 1}}, "right 0.0 is not above wrong 1.0"),
+        (
+            {"algorithm": {"name": "dapo", "overlong_buffer": 99}},
+            "overlong_buffer 99 is above max_new_tokens 64",
+        ),
+        ({"algorithm": {"name": "dapo", "epsilon_high": 0.1}}, "epsilon_high 0.1 is below epsilon 0.2"),
+        ({"optimizer": {"name": "lion"}}, "optimizer"),
+        ({"optimizer": {"name": "sgd", "betas": [0.9, 0.9]}}, "optimizer.betas: unknown key"),
+        ({"match": {"update_norm": 0}}, "match.update_norm"),
+        ({"preset": "nonesuch"}, "no preset 'nonesuch'"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_is_written(
+    change: dict[str, Any], message: str, content: dict[str, Any], tmp_path: Path, command: Command
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content | change))
+    found = command("run", path, "--out", tmp_path / "out")
+    assert (found.code, found.out, found.err.count("\n")) == (2, "", 1)
+    assert message in found.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_shows_the_loss_where_there_is_no_reward(
+    content: dict[str, Any], tmp_path: Path, command: Command
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content | {"algorithm": {"name": "sft", "batch": 8}}))
+    found = command("run", path, "--out", tmp_path / "out", "--threads", 1, "--format", "json", "--quiet")
+    (row,) = found.json["rows"]
+    assert row["loss_first"] > 0
+    assert row["loss_last"] > 0
+    assert "reward_first" not in row
