@@ -21,7 +21,7 @@ from scramble.updates.kernels import BINS, CELLS, KEYS, LANES
 from scramble.updates.streams import Stream
 
 MOST_RUNS = 8
-_BLOCK = 1 << 16
+_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -209,13 +209,15 @@ def _first(reader: _Reader, eta: float, pool: ThreadPoolExecutor | None) -> _Fir
     runs, starts = len(reader.streams), reader.starts
     dots, squares = np.zeros((reader.blocks, runs, runs)), np.zeros((reader.blocks, starts))
 
+    bins = BINS if reader.fine_start or reader.fine_end else 1
+
     def work(blocks: range) -> _First:
         tally = _First(
             np.zeros((starts, KEYS * reader.cells, 1 << runs), np.int64),
             np.zeros(runs, np.int64),
             np.zeros((LANES, 1 << 2 * runs), np.int64),
-            np.zeros((runs, BINS), np.int64),
-            np.zeros((runs, BINS), np.int64),
+            np.zeros((runs, bins), np.int64),
+            np.zeros((runs, bins), np.int64),
             np.zeros(runs, np.int64),
             dots,
             squares,

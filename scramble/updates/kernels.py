@@ -106,23 +106,24 @@ def changes(
     Args:
         eta: if positive, the tolerance rule instead: `|w+ - w0| > eta * max(|w+|, |w0|)`.
     """
-    n = high - low
+    # Chosen, not shifted: a shift by a variable widens every number to 64 bits, four to a register for 32.
+    n, none = high - low, np.uint16(0)
     for i in range(n):
         patterns[i] = 0
     for k in range(len(ends)):
         s, e = starts[which[k]][low:high], ends[k][low:high]
-        bit, bad = np.uint16(k), np.int32(0)
+        bit, bad = np.uint16(1 << k), np.int32(0)
         if eta > 0:
             x, y = np.empty(n, np.float32), np.empty(n, np.float32)
             widen(s, x)
             widen(e, y)
             for i in range(n):
                 a, b = np.float64(x[i]), np.float64(y[i])
-                patterns[i] |= np.uint16(abs(b - a) > eta * max(abs(a), abs(b))) << bit
+                patterns[i] |= bit if abs(b - a) > eta * max(abs(a), abs(b)) else none
         else:
             for i in range(n):
                 differ = (s[i] != e[i]) & (((s[i] | e[i]) & np.uint16(0x7FFF)) != 0)
-                patterns[i] |= np.uint16(differ) << bit
+                patterns[i] |= bit if differ else none
         for i in range(n):
             bad += np.int32((e[i] & np.uint16(0x7F80)) == np.uint16(0x7F80))
         non_finite[k] += bad
@@ -161,8 +162,8 @@ def first_pass(
     runs = len(ends)
     patterns, found = np.empty(_BLOCK, np.uint16), np.empty(_BLOCK, np.uint16)
     codes, steps = np.empty(_BLOCK, np.uint32), np.empty((runs, _BLOCK), np.float64)
+    none = np.uint32(0)
     after, step = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
-    bits = step.view(np.uint32)
     origin = np.empty((len(starts), _BLOCK), np.float32)
     for low in range(0, n, _BLOCK):
         high = min(low + _BLOCK, n)
@@ -182,17 +183,20 @@ def first_pass(
         for i in range(m):
             codes[i] = 0
         for k in range(runs):
+            row, up, down = steps[k], np.uint32(1 << k), np.uint32((1 << k) + (1 << (runs + k)))
             if delta is None:
                 widen(ends[k][low:high], after[:m])
-                subtract(after[:m], origin[which[k]][:m], step[:m])
+                before = origin[which[k]]
+                for i in range(m):
+                    d = after[i] - before[i]
+                    step[i] = d if d - d == 0 else np.float32(0)
             else:
                 _copy(delta[k][low:high], step)
                 _sizes(step[:m], sizes[k], exact[k])
-            _copy(step[:m], steps[k])
-            there, below = np.uint32(k), np.uint32(runs + k)
             for i in range(m):
-                codes[i] |= np.uint32(bits[i] << np.uint32(1) != 0) << there
-                codes[i] |= (bits[i] >> np.uint32(31)) << below
+                row[i] = step[i]
+                code = down if step[i] < 0 else up
+                codes[i] |= code if step[i] != 0 else none
         for i in range(m):
             signs[i % LANES, codes[i]] += 1
         add_dots(steps, m, dots)
