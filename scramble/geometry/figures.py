@@ -125,7 +125,7 @@ def _overlap(
     own = COLOURS[number % len(COLOURS)]
     for name, style, colour in (("chance", "--", own), ("magnitude_matched", ":", "0.15")):
         heights = table[f"{name}_update"]
-        if key == "layer":
+        if key == "layer" and len(table) > 1:
             ax.plot(at, heights, color=colour, ls=style, lw=1.3, zorder=3)
         else:
             ax.hlines(heights, at - 0.35, at + 0.35, color=colour, ls=style, lw=1.3)
