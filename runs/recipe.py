@@ -18,7 +18,9 @@ from pydantic import (
     model_validator,
 )
 
-from runs.tasks import Task
+from runs.evaluation import Evaluation
+from runs.reporting import Tracker
+from runs.tasks import Code, PreferencePairs, Task, Tools
 from scramble.errors import RecipeError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -75,6 +77,8 @@ class Recipe(_Section):
             slow on CPUs without bf16 instructions.
         save_steps: steps whose checkpoints are kept, in bf16; the last step always is.
         fp32_steps: steps whose float32 weights are kept as well (the aligned frame of a rotation needs them).
+        evaluation: pass@k on held-out prompts. Neither this nor `report_to` changes the weights.
+        report_to: where metrics go beside the run folder; nowhere by default.
     """
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "run"
@@ -87,6 +91,8 @@ class Recipe(_Section):
     precision: Literal["fp32", "bf16"] = "bf16"
     save_steps: tuple[PositiveInt, ...] = ()
     fp32_steps: tuple[PositiveInt, ...] = ()
+    evaluation: Evaluation | None = None
+    report_to: tuple[Tracker, ...] = ()
 
     @model_validator(mode="after")
     def _steps_exist(self) -> Recipe:
@@ -94,9 +100,28 @@ class Recipe(_Section):
             raise ValueError(f"step {late[0]} is to be saved, but the run has {self.steps} steps")
         return self
 
+    @model_validator(mode="after")
+    def _task_fits(self) -> Recipe:
+        task, samples = self.task, getattr(self.algorithm, "samples", True)
+        if isinstance(task, PreferencePairs) and samples:
+            raise ValueError(
+                f"task 'preference' has no answers to check; algorithm '{self.algorithm.name}' needs them"
+            )
+        if isinstance(task, PreferencePairs) and self.evaluation:
+            raise ValueError("evaluation: task 'preference' has no answers to check")
+        if isinstance(task, Code | Tools) and not samples:
+            raise ValueError(
+                f"task '{task.name}' has no texts to imitate; algorithm '{self.algorithm.name}' needs them"
+            )
+        if isinstance(task, Tools) and self.evaluation:
+            raise ValueError("evaluation: task 'tools' takes several turns, which evaluation does not")
+        return self
+
     def identity(self, start_hash: str) -> str:
         """Digest of what decides the weights: the recipe, and the start's bytes in place of its path."""
-        decided = self.model_dump(mode="json", exclude={"name", "model"}) | {"start": start_hash}
+        decided = self.model_dump(mode="json", exclude={"name", "model", "evaluation", "report_to"}) | {
+            "start": start_hash
+        }
         return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
 
 

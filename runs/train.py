@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from runs import reporting
+from runs.evaluate import Evaluator
 from runs.folder import RunFolder
 from runs.recipe import Recipe
 from runs.tasks import Example
@@ -39,7 +41,13 @@ Progress = Callable[[int, int, dict[str, Any]], None]
 
 
 def train(
-    recipe: Recipe, start: Path, examples: list[Example], folder: RunFolder, threads: int, progress: Progress
+    recipe: Recipe,
+    start: Path,
+    examples: list[Example],
+    folder: RunFolder,
+    threads: int,
+    progress: Progress,
+    held_out: list[Example],
 ) -> str:
     """Train and write checkpoints; returns the hash of the last one.
 
@@ -53,14 +61,16 @@ def train(
     torch.manual_seed(recipe.seed)
     model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
     rollouts = _Rollouts(recipe)
+    evaluators = [Evaluator(recipe, held_out, folder, tokenizer)] if held_out else []
     with tempfile.TemporaryDirectory() as scratch:
         trainer = GRPOTrainer(
             model=model,
             args=_config(recipe, scratch),
-            train_dataset=Dataset.from_list([{"prompt": e.prompt, "answer": e.answer} for e in examples]),
+            train_dataset=Dataset.from_list([recipe.task.row(example) for example in examples]),
             processing_class=tokenizer,
             reward_funcs=rollouts.reward,
-            callbacks=[_Recorder(recipe, folder, model, tokenizer, rollouts, progress)],
+            callbacks=[*evaluators, _Recorder(recipe, folder, model, tokenizer, rollouts, progress)],
+            tools=recipe.task.tools or None,
         )
         trainer.remove_callback(PrinterCallback)
         with contextlib.redirect_stdout(sys.stderr):
@@ -96,7 +106,8 @@ def _config(recipe: Recipe, scratch: str) -> GRPOConfig:
         gradient_checkpointing=False,
         logging_steps=1,
         save_strategy="no",
-        report_to="none",
+        **reporting.arguments(recipe.report_to, recipe.name),
+        max_tool_calling_iterations=recipe.task.turns,
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
@@ -112,9 +123,7 @@ class _Rollouts:
     def reward(self, prompts: list[str], completions: list[str], answer: list[str], **_: Any) -> list[float]:
         """1 for a correct answer, else 0."""
         self.digests = {"prompts": _digest(prompts), "rollouts": _digest(completions)}
-        return [
-            float(self.task.correct(text, right)) for text, right in zip(completions, answer, strict=True)
-        ]
+        return self.task.scores(completions, answer)
 
 
 class _Recorder(TrainerCallback):

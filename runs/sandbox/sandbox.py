@@ -1,7 +1,7 @@
 """Run a program that is not trusted, with tests after it: in a process of its own, isolated and limited.
 
-What the process may do is given up inside it (`sandbox_child`): Landlock and a seccomp filter need no privilege
-and no user namespaces, so that this works in containers too. Linux on x86-64.
+The process gives up what it may do itself (`isolation`): Landlock and a seccomp filter need no privilege and
+no user namespaces, so that this works in containers too. Linux on x86-64.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from typing import Literal
 from scramble.errors import RunError
 
 Isolation = Literal["full", "seccomp", "none"]
-_CHILD = Path(__file__).with_name("sandbox_child.py")
+# The program's process finds this package, and then forgets where.
+_CHILD = (
+    f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); "
+    "from runs.sandbox.child import main; del sys.path[0]; main()"
+)
 _MOST = 4096  # bytes that a program may send here; the two lines that are expected are shorter
 
 
@@ -43,8 +47,8 @@ class Sandbox:
     Attributes:
         seconds: CPU time, rounded up; wall time is twice that and a second.
         memory: address space, bytes.
-        isolation: `full` is Landlock and seccomp, or seccomp alone where there is no Landlock (then no file can be
-            written at all); `seccomp` is the latter; `none` leaves the limits alone.
+        isolation: `full` is Landlock and seccomp, or seccomp alone where there is no Landlock (then no file
+            can be written at all); `seccomp` is the latter; `none` keeps the limits only.
     """
 
     seconds: float = 5.0
@@ -82,8 +86,8 @@ class Sandbox:
             isolation = json.loads(first)
         except ValueError:
             raise RunError(
-                f"the process for a program said nothing (exit code {process.returncode}); is {self.memory} bytes "
-                "of memory enough for Python?"
+                f"the process for a program said nothing (exit code {process.returncode}); are {self.memory} "
+                "bytes of memory enough for Python?"
             ) from None
         if "refused" in isolation:
             raise RunError(
@@ -94,7 +98,7 @@ class Sandbox:
 
     def _start(self, folder: str, writer: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-P", "-s", "-B", str(_CHILD)],
+            [sys.executable, "-P", "-s", "-B", "-c", _CHILD],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
