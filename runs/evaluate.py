@@ -150,7 +150,7 @@ def _sample(
         max_new_tokens=length,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=_ends(model, tokenizer),
         disable_compile=True,
         **sampling,
     )
@@ -158,3 +158,10 @@ def _sample(
         input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], generation_config=config
     )
     return tokenizer.batch_decode(found[:, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end a completion: the tokenizer's and the model's, as in TRL's rollouts."""
+    known = model.generation_config.eos_token_id
+    known = [] if known is None else [known] if isinstance(known, int) else list(known)
+    return list(dict.fromkeys([tokenizer.eos_token_id, *known]))

@@ -85,7 +85,7 @@ def _recipe(path: Path) -> Row:
         content = yaml.safe_load((path / "recipe.yaml").read_text())
     except OSError as error:
         raise ValueError(f"recipe.yaml: {error.strerror}") from None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, UnicodeDecodeError):
         raise ValueError("recipe.yaml is not YAML") from None
     if not isinstance(content, dict):
         raise ValueError("recipe.yaml is not a recipe")

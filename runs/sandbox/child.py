@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import builtins
 import collections
+import itertools
 import json
 import os
 import resource
@@ -71,12 +72,12 @@ def _carry_out(codes: list[CodeType], token: bytes, pipe: int) -> None:
     end, write, sleep, threads, length = os._exit, os.write, time.sleep, _thread._count, len
     names = {"__name__": "solution", "__builtins__": dict(vars(builtins))}
     done: collections.deque[None] = collections.deque()
-    wanted = length(codes)
+    steps = itertools.chain([None], map(exec, codes, [names] * length(codes)))  # the first: it began
+    wanted = length(codes) + 1
     sys.addaudithook(_on_event)
     _thread.stack_size(64 << 20)
-    _thread.start_new_thread(done.extend, (map(exec, codes, [names] * wanted),))
-    sleep(0.001)  # the thread is counted as soon as it runs
-    while length(done) < wanted and threads() > 0:
+    _thread.start_new_thread(done.extend, (steps,))
+    while length(done) == 0 or (length(done) < wanted and threads() > 0):
         sleep(0.002)
     if length(done) == wanted:
         write(pipe, token)

@@ -52,7 +52,11 @@ def _value(node: ast.expr) -> Number:
 
 
 def _check_power(base: Number, exponent: Number) -> None:
-    if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * abs(exponent) > _BITS:
+    if (
+        isinstance(base, int)
+        and isinstance(exponent, int)
+        and (base.bit_length() - 1) * abs(exponent) > _BITS
+    ):
         raise ValueError(f"a number of more than {_BITS} bits")
 
 
