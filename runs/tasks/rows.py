@@ -88,6 +88,7 @@ def _data_set(data: str, split: str, subset: str | None) -> list[Row]:
         import datasets
     except ImportError:
         raise MissingDependencyError("datasets is not installed: pip install 'scramble[runs]'") from None
+    datasets.disable_progress_bars()
     try:
         if (Path(data) / "state.json").exists() or (Path(data) / "dataset_dict.json").exists():
             found = datasets.load_from_disk(data)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from runs.recipe import Recipe
+from runs.run import run
 from runs.sandbox import sandbox
 from runs.tasks import Code
 from scramble.errors import RecipeError, RunError
@@ -76,3 +78,15 @@ def test_bad_settings_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sandbox, "_CHILD", refusing)
     with pytest.raises(RunError, match="'isolation: none' in the task runs them without"):
         code(tmp_path, row).checked_examples()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_says_which_isolation_was_in_force(content: dict[str, Any], tmp_path: Path) -> None:
+    """And a model that writes no programs gets no reward."""
+    task = code(tmp_path, *[{"prompt": f"{number}+1=", "tests": TESTS} for number in range(4)])
+    found = run(
+        Recipe.model_validate(content | {"task": task.model_dump(), "steps": 1, "fp32_steps": []}),
+        tmp_path / "out",
+    )
+    assert found.record["task"] == task.facts()
+    assert [row["reward"] for row in found.metrics] == [0.0]
