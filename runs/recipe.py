@@ -118,10 +118,10 @@ class Recipe(_Section):
         return self
 
     def identity(self, start_hash: str) -> str:
-        """Digest of what decides the weights: the recipe, and the start's bytes in place of its path."""
-        decided = self.model_dump(mode="json", exclude={"name", "model", "evaluation", "report_to"}) | {
-            "start": start_hash
-        }
+        """Digest of what decides the weights: the recipe, with what is in start and data, not their paths."""
+        left_out = {"name", "model", "task", "evaluation", "report_to"}
+        decided = self.model_dump(mode="json", exclude=left_out)
+        decided |= {"task": self.task.decides(), "start": start_hash}
         return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import PositiveInt
 
@@ -30,6 +30,8 @@ class PreferencePairs(BaseTask):
         prompt, chosen, rejected: names of the columns; texts.
         size: the first pairs; all by default.
     """
+
+    paths: ClassVar[tuple[str, ...]] = ("data",)
 
     name: Literal["preference"]
     data: str

@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -116,6 +116,8 @@ class FileTask(VerifiableTask):
         held_out_rows: prompts that are drawn by `seed` and never trained on, for evaluation.
         held_out_data: a second data set for evaluation, in place of `held_out_rows`.
     """
+
+    paths: ClassVar[tuple[str, ...]] = ("data",)
 
     data: str
     split: str = "train"

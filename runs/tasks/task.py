@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import signal
@@ -10,7 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, field_validator
 
@@ -37,8 +39,16 @@ class BaseTask(BaseModel, ABC):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    paths: ClassVar[tuple[str, ...]] = ()
+    """Settings that name files or folders; what is in them decides the weights, not where they are."""
+
     name: str
     seed: int = 0
+
+    def decides(self) -> dict[str, Any]:
+        """What of the task decides the weights: its settings, with digests in place of local paths."""
+        settings = self.model_dump(mode="json", exclude={"held_out_data"})
+        return settings | {name: _digest(settings[name]) for name in self.paths if settings[name]}
 
     @abstractmethod
     def checked_examples(self) -> list[Example]:
@@ -214,3 +224,17 @@ def time_limit(seconds: float, what: str) -> Iterator[None]:
 def _last(messages: list[Message]) -> str:
     said = [one.get("content") or "" for one in messages if one.get("role") == "assistant"]
     return said[-1] if said and messages[-1].get("role") == "assistant" else ""
+
+
+def _digest(data: str) -> str:
+    """Of a file, or of every name and byte in a folder; the text itself where there is neither."""
+    path = Path(data)
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    if not path.is_dir():
+        return data
+    found = hashlib.sha256()
+    for one in sorted(path.rglob("*")):
+        if one.is_file():
+            found.update(f"{one.relative_to(path)} {hashlib.sha256(one.read_bytes()).hexdigest()}\n".encode())
+    return found.hexdigest()

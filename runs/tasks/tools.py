@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import PositiveInt
 
@@ -23,6 +23,8 @@ class Tools(FileTask, PatternTask):
         calls: of tools in a row, at most.
         answer_pattern: matched at the start of the last message.
     """
+
+    paths: ClassVar[tuple[str, ...]] = ("data", "documents")
 
     name: Literal["tools"]
     documents: str | None = None

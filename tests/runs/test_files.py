@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runs.recipe import Recipe
 from runs.tasks import Jsonl, PreferencePairs
 from scramble.errors import RecipeError, RunError
 
@@ -177,3 +178,24 @@ def test_bad_pairs_are_one_line(change: dict[str, Any], message: str, tmp_path: 
     data = write(tmp_path / "a.jsonl", [PAIR, PAIR | change])
     with pytest.raises(RecipeError, match=message):
         PreferencePairs(name="preference", data=data).preferences()
+
+
+def test_what_is_in_a_file_identifies_a_run_not_where_it_is(content: dict[str, Any], tmp_path: Path) -> None:
+    def identity(path: str, **settings: Any) -> str:
+        task = {"name": "tools", "data": path} | settings
+        return Recipe.model_validate(content | {"task": task}).identity("start")
+
+    (tmp_path / "folder").mkdir()
+    one, same = write(tmp_path / "a.jsonl", ROWS), write(tmp_path / "b.jsonl", ROWS)
+    other, folder = write(tmp_path / "c.jsonl", ROWS[1:]), tmp_path / "folder"
+    assert identity(one) == identity(same) == identity(one, held_out_data=other)
+    write(folder / "train.jsonl", ROWS)
+    before = identity(str(folder))
+    write(folder / "train.jsonl", ROWS[1:])
+    different = {identity(one), identity(other), before, identity(str(folder)), identity("org/name")}
+    different |= {
+        identity(one, documents=same),
+        identity(one, documents=other),
+        identity(one, held_out_rows=1),
+    }
+    assert len(different) == 8
