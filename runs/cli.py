@@ -1,17 +1,24 @@
-"""`scramble run`."""
+"""`scramble run` and `scramble runs list|show`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from scramble.printing import Format, FormatOption, QuietOption, counter, emit
+from scramble.printing import Format, FormatOption, QuietOption, TableOption, counter, emit
+
+runs = typer.Typer(help="Run folders: list, show.", no_args_is_help=True)
+
+# Metrics that a line of progress shows, by their names in metrics.jsonl.
+_SHOWN = {"reward": "reward {:.3f}", "loss": "loss {:.3g}", "kl": "KL {:.3g}"}
+_SHOWN |= {"tokens_per_second": "{:.0f} tokens/s"}
 
 
 def commands(app: typer.Typer) -> None:
     app.command()(run)
+    app.add_typer(runs, name="runs")
 
 
 def run(
@@ -33,7 +40,10 @@ def run(
     parsed = read_recipe(recipe, seed=seed, model=model)
     with counter(parsed.name, quiet) as bar:
         folder = carry_out(
-            parsed, out, threads=threads, progress=lambda step, steps, metrics: bar(step, steps)
+            parsed,
+            out,
+            threads=threads,
+            progress=lambda step, steps, metrics: bar(step, steps, progress_text(metrics)),
         )
     metrics, record = folder.metrics, folder.record
     row = {
@@ -42,7 +52,62 @@ def run(
         "seed": parsed.seed,
         "steps": record["end"]["step"],
         **first_and_last(metrics),
+        **(before_and_after(record.get("evaluation")) if parsed.evaluation else {}),
         "seconds": record.get("seconds"),
         "end_hash": record["end"]["hash"],
     }
     emit([row], {}, format)
+
+
+@runs.command(name="list")
+def list_(
+    out: Annotated[Path, typer.Argument(help="The folder that holds run folders.")] = Path("runs-out"),
+    table: TableOption = None,
+    format: FormatOption = Format.table,
+    quiet: QuietOption = False,
+) -> None:
+    """One line a run: what it trained, how far it came, reward or loss. Damaged folders are said to be so."""
+    from runs.records import list_runs
+
+    emit(list_runs(out), {"out": str(out)}, format, table)
+
+
+@runs.command()
+def show(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    format: FormatOption = Format.table,
+    quiet: QuietOption = False,
+) -> None:
+    """All of one run: recipe, seeds, versions, evaluation, last metrics, checkpoints."""
+    from runs.records import show_run
+
+    found = show_run(run)
+    if format is Format.json:
+        emit([found], {}, format)
+    else:
+        emit([{"key": key, "value": value} for key, value in flat(found)], {}, format)
+
+
+def progress_text(metrics: dict[str, Any]) -> str:
+    """Reward, KL and tokens a second, as far as they are measured."""
+    return "  ".join(text.format(metrics[name]) for name, text in _SHOWN.items() if name in metrics)
+
+
+def before_and_after(evaluation: dict[str, Any] | None) -> dict[str, float]:
+    """`pass@k_before` and `pass@k_after`, the rows of the first and the last step."""
+    rows = evaluation["rows"] if evaluation else []
+    steps = [row["step"] for row in rows]
+    ends = {min(steps): "before", max(steps): "after"} if steps else {}
+    return {f"pass@{row['k']}_{ends[row['step']]}": row["pass"] for row in rows if row["step"] in ends}
+
+
+def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
+    """Leaves of nested mappings and lists of mappings, their names joined by dots."""
+    if isinstance(value, dict) and value:
+        return [
+            leaf for key, one in value.items() for leaf in flat(one, f"{name}.{key}" if name else str(key))
+        ]
+    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+        return [leaf for place, one in enumerate(value) for leaf in flat(one, f"{name}.{place}")]
+    shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+    return [(name, None if shown in ("", {}) else shown)]

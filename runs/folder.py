@@ -65,7 +65,8 @@ class RunFolder:
 
     def begin(self, recipe: Recipe) -> None:
         """Clear what an interrupted run left, and write the resolved recipe."""
-        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        for name in ("checkpoints", "tensorboard"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
         for name in ("metrics.jsonl", "run.json"):
             (self.path / name).unlink(missing_ok=True)
         content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)

@@ -11,10 +11,12 @@ import yaml
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from runs.algorithms import Algorithm, Grpo
+from runs.evaluation import Evaluation
 from runs.optimizers import AdamW, Optimizer
 from runs.presets import with_preset
+from runs.reporting import Tracker
 from runs.section import Section
-from runs.tasks import Task
+from runs.tasks import Code, PreferencePairs, Task, Tools
 from scramble.errors import RecipeError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -47,6 +49,8 @@ class Recipe(Section):
         save_steps: steps whose checkpoints are kept, in bf16; the last step always is.
         fp32_steps: steps whose float32 weights are kept as well (the aligned frame of a rotation needs them).
             A run that `match` stops keeps those of the step where it stops if `steps` is among these.
+        evaluation: pass@k on held-out prompts. Neither this nor `report_to` changes the weights.
+        report_to: where metrics go beside the run folder; nowhere by default.
     """
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "run"
@@ -60,6 +64,8 @@ class Recipe(Section):
     precision: Literal["fp32", "bf16"] = "bf16"
     save_steps: tuple[PositiveInt, ...] = ()
     fp32_steps: tuple[PositiveInt, ...] = ()
+    evaluation: Evaluation | None = None
+    report_to: tuple[Tracker, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -78,9 +84,38 @@ class Recipe(Section):
             raise ValueError(f"step {late[0]} is to be saved, but the run has {self.steps} steps")
         return self
 
+    @model_validator(mode="after")
+    def _task_fits(self) -> Recipe:
+        task, algorithm = self.task, self.algorithm
+        if isinstance(task, PreferencePairs) and algorithm.samples:
+            raise ValueError(
+                f"task 'preference' has no answers to check; algorithm '{algorithm.name}' needs them"
+            )
+        if isinstance(task, PreferencePairs) and self.evaluation:
+            raise ValueError("evaluation: task 'preference' has no answers to check")
+        if isinstance(task, Code | Tools) and not algorithm.samples:
+            raise ValueError(
+                f"task '{task.name}' has no texts to imitate; algorithm '{algorithm.name}' needs them"
+            )
+        if isinstance(task, Tools) and algorithm.without_tools:
+            raise ValueError(f"task 'tools': {algorithm.without_tools}")
+        if isinstance(task, Tools) and self.evaluation:
+            raise ValueError("evaluation: task 'tools' takes several turns, which evaluation does not")
+        if self.evaluation and self.evaluated_tokens is None:
+            raise ValueError(f"evaluation.max_new_tokens: needed, algorithm '{algorithm.name}' has none")
+        return self
+
+    @property
+    def evaluated_tokens(self) -> int | None:
+        """The most that a completion of the evaluation has."""
+        asked = self.evaluation.max_new_tokens if self.evaluation else None
+        return asked or getattr(self.algorithm, "max_new_tokens", None)
+
     def identity(self, start_hash: str) -> str:
-        """Digest of what decides the weights: the recipe, and the start's bytes in place of its path."""
-        decided = self.model_dump(mode="json", exclude={"name", "model"}) | {"start": start_hash}
+        """Digest of what decides the weights: the recipe, with what is in start and data, not their paths."""
+        left_out = {"name", "model", "task", "evaluation", "report_to"}
+        decided = self.model_dump(mode="json", exclude=left_out)
+        decided |= {"task": self.task.decides(), "start": start_hash}
         return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
 
 

@@ -14,13 +14,15 @@ from typing import Any
 
 from runs.folder import RunFolder, run_folder
 from runs.recipe import Recipe
-from runs.tasks import Example
+from runs.reporting import check, no_telemetry, reporting
+from runs.tasks import Example, VerifiableTask
 from scramble.checkpoints import locate, open_checkpoint
 from scramble.errors import MissingDependencyError, RunError, ScrambleError
 from scramble.rewrite import side_files
 
 Progress = Callable[[int, int, dict[str, Any]], None]
-_PACKAGES = ("scramble", "torch", "transformers", "trl", "accelerate", "datasets", "numpy", "reasoning-gym")
+_PACKAGES: tuple[str, ...] = ("scramble", "torch", "transformers", "trl", "accelerate", "datasets", "numpy")
+_PACKAGES += ("reasoning-gym", "math-verify")
 
 
 def start_hash(start: Path) -> str:
@@ -54,13 +56,16 @@ def run(
     Raises:
         ScrambleError: see `scramble.errors`. If training fails, the run folder says `failed` and why.
     """
+    no_telemetry()
+    check(recipe.report_to)
     folder, start, digest = plan(recipe, out)
     if folder.status == "finished":
-        return folder
+        return _evaluated(folder, recipe, start)
     _one_gpu()
     threads = threads or len(os.sched_getaffinity(0))
     examples = recipe.task.checked_examples()
     rows = recipe.algorithm.rows(recipe.task, examples)
+    held_out = _held_out(recipe)
     with folder.locked():
         if folder.status == "finished":  # by another process, a moment ago
             return folder
@@ -72,6 +77,8 @@ def run(
             seeds=_seeds(recipe),
             start={"path": str(start), "hash": digest},
             data={"examples": len(examples), "hash": _data_hash(examples)},
+            held_out={"examples": len(held_out), "hash": _data_hash(held_out)} if held_out else None,
+            task=recipe.task.facts(),
             versions=_versions(),
             hardware=_hardware(threads),
             began=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -79,7 +86,8 @@ def run(
         try:
             from runs.train import train
 
-            end = train(recipe, start, rows, folder, threads, progress)
+            with reporting(recipe.report_to, folder.path):
+                end = train(recipe, start, rows, folder, threads, progress, held_out)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -97,6 +105,31 @@ def run(
     return folder
 
 
+def _held_out(recipe: Recipe) -> list[Example]:
+    """Prompts of the evaluation; none where the recipe asks for none."""
+    if recipe.evaluation is None or not isinstance(recipe.task, VerifiableTask):
+        return []
+    return recipe.task.held_out(recipe.evaluation.size)
+
+
+def _evaluated(folder: RunFolder, recipe: Recipe, start: Path) -> RunFolder:
+    """A finished run, evaluated from its checkpoints if the recipe asks for what its record lacks."""
+    wanted = recipe.evaluation
+    found = folder.record.get("evaluation") or {}
+    if wanted is None or found.get("settings") == wanted.model_dump(mode="json"):
+        return folder
+    if wanted.every:
+        raise RunError(
+            f"{folder.path}: this run is finished, evaluation.every comes too late: take it out of the recipe"
+        )
+    held_out = _held_out(recipe)
+    with folder.locked():
+        from runs.evaluate import evaluate_finished
+
+        evaluate_finished(recipe, held_out, folder, start)
+    return folder
+
+
 def _one_gpu() -> None:
     """A run uses one GPU: the first that this process may see. It must be said before CUDA starts."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
@@ -110,6 +143,7 @@ def _seeds(recipe: Recipe) -> dict[str, Any]:
         "order of the data": recipe.seed,
         "rollouts": recipe.seed,
         "prompts of the task": recipe.task.seed,
+        **({"evaluation": recipe.seed} if recipe.evaluation else {}),
     }
 
 

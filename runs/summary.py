@@ -11,7 +11,7 @@ Row = dict[str, Any]
 def measured(rows: Sequence[Row]) -> tuple[str, list[float]]:
     """`reward` and its values in the steps that sampled, or `loss` and its values."""
     rewards = [row["reward"] for row in rows if "reward" in row]
-    return ("reward", rewards) if rewards else ("loss", [row["loss"] for row in rows])
+    return ("reward", rewards) if rewards else ("loss", [row["loss"] for row in rows if "loss" in row])
 
 
 def first_and_last(rows: Sequence[Row]) -> Row:

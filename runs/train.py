@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 
+from runs import reporting
 from runs.algorithms import Job, Row
+from runs.evaluate import Evaluator
 from runs.folder import RunFolder
 from runs.recipe import Recipe
 from runs.rollouts import Rollouts
+from runs.tasks import Example
 from scramble.checkpoints import open_checkpoint
 from scramble.errors import MissingDependencyError, RunError
 
@@ -37,7 +40,13 @@ from runs.update_norm import UpdateNorm
 
 
 def train(
-    recipe: Recipe, start: Path, rows: list[Row], folder: RunFolder, threads: int, progress: Progress
+    recipe: Recipe,
+    start: Path,
+    rows: list[Row],
+    folder: RunFolder,
+    threads: int,
+    progress: Progress,
+    held_out: list[Example],
 ) -> dict[str, Any]:
     """Train and write checkpoints.
 
@@ -46,6 +55,7 @@ def train(
 
     Args:
         rows: the data set, as the recipe's algorithm made it.
+        held_out: prompts of the evaluation; empty where the recipe asks for none.
 
     Returns:
         What `run.json` says of the end: the last `step`, the `hash` of its checkpoint, and with `match` the
@@ -60,6 +70,7 @@ def train(
     model, tokenizer = load(start, recipe.seed)
     rollouts = Rollouts(recipe.task, *recipe.algorithm.reward_values)
     norm = UpdateNorm(model, recipe.match.update_norm) if recipe.match else None
+    evaluator = Evaluator(recipe, held_out, folder, tokenizer) if held_out else None
     recorder = Recorder(recipe, folder, model, tokenizer, rollouts, progress)
     with (
         tempfile.TemporaryDirectory() as scratch,
@@ -73,7 +84,8 @@ def train(
                 rows=rows,
                 arguments=arguments(recipe, scratch),
                 optimizer=recipe.optimizer.build(model),
-                callbacks=[*filter(None, [norm]), recorder],  # the norm first: it says which step is the last
+                # The norm first: it says which step is the last.
+                callbacks=[*filter(None, [norm, evaluator]), recorder],
                 rollouts=rollouts,
             )
         )
@@ -110,7 +122,7 @@ def arguments(recipe: Recipe, scratch: str) -> dict[str, Any]:
         "gradient_checkpointing": False,
         "logging_steps": 1,
         "save_strategy": "no",
-        "report_to": "none",
+        **reporting.arguments(recipe.report_to, recipe.name),
         "disable_tqdm": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }

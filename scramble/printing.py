@@ -93,16 +93,17 @@ def reporter(quiet: bool) -> Callable[[str], None]:
 
 
 @contextmanager
-def counter(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar with time left on standard error; yields `advance(done, total)`."""
+def counter(what: str, quiet: bool) -> Iterator[Callable[..., None]]:
+    """A progress bar with time left on standard error; yields `advance(done, total, text="")`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    shown = TextColumn("{task.fields[text]}", markup=False)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), shown)
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(what, total=None, text="")
+        yield lambda done, total, text="": bar.update(task, completed=done, total=total, text=text)
 
 
 def emit(

@@ -39,6 +39,10 @@ class Job:
     callbacks: list[TrainerCallback]
     rollouts: Rollouts
 
+    @property
+    def task(self) -> Task:
+        return self.rollouts.task
+
     def trainer_arguments(self) -> dict[str, Any]:
         """What every TRL trainer takes, apart from its `args`."""
         from datasets import Dataset
@@ -69,6 +73,11 @@ class Algorithm(Section, ABC):
     def reward_values(self) -> tuple[float, float]:
         """The reward of a right and of a wrong answer."""
         return 1.0, 0.0
+
+    @property
+    def without_tools(self) -> str | None:
+        """Why the model can call no tools while it answers; None if it can."""
+        return None
 
     @property
     @abstractmethod

@@ -79,6 +79,10 @@ class Dapo(PolicyGradient):
             raise ValueError(f"epsilon_high {self.epsilon_high} is below epsilon {self.epsilon}")
         return self
 
+    @property
+    def without_tools(self) -> str | None:
+        return "dynamic sampling takes none: set algorithm.resamples to 0" if self.resamples else None
+
     def build(self, job: Job) -> Trainer:
         from trl.rewards import get_soft_overlong_punishment
 
@@ -108,6 +112,12 @@ def _build(
         rollouts=job.rollouts,
         resamples=resamples,
         reward_funcs=reward_funcs or job.rollouts.reward,
-        args=GRPOConfig(**job.arguments, **algorithm.sampling_arguments(), **arguments),
+        tools=job.task.tools or None,
+        args=GRPOConfig(
+            **job.arguments,
+            **algorithm.sampling_arguments(),
+            max_tool_calling_iterations=job.task.turns,
+            **arguments,
+        ),
         **job.trainer_arguments(),
     )

@@ -48,7 +48,7 @@ class Sampling(Algorithm):
         return -(-steps // self.updates) * self.sequences
 
     def task_rows(self, task: Task, examples: list[Example]) -> list[Row]:
-        return [{"prompt": example.prompt, "answer": example.answer} for example in examples]
+        return [task.row(example) for example in examples]
 
     @model_validator(mode="after")
     def _divides(self) -> Sampling:

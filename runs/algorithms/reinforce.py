@@ -51,8 +51,13 @@ def _build(algorithm: PolicyGradient, job: Job, *, baseline: bool) -> Trainer:
         rollouts=job.rollouts,
         advantages=advantages,
         reward_funcs=job.rollouts.reward,
+        tools=job.task.tools or None,
         args=GRPOConfig(
-            **job.arguments, **algorithm.sampling_arguments(), loss_type="grpo", scale_rewards="none"
+            **job.arguments,
+            **algorithm.sampling_arguments(),
+            max_tool_calling_iterations=job.task.turns,
+            loss_type="grpo",
+            scale_rewards="none",
         ),
         **job.trainer_arguments(),
     )

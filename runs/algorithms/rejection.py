@@ -32,6 +32,12 @@ class RejectionSft(Sampling):
         return RejectionTrainer(
             rollouts=job.rollouts,
             reward_funcs=job.rollouts.reward,
-            args=GRPOConfig(**job.arguments, **self.sampling_arguments(), scale_rewards="none"),
+            tools=job.task.tools or None,
+            args=GRPOConfig(
+                **job.arguments,
+                **self.sampling_arguments(),
+                max_tool_calling_iterations=job.task.turns,
+                scale_rewards="none",
+            ),
             **job.trainer_arguments(),
         )

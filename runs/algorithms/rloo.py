@@ -26,6 +26,10 @@ class Rloo(PolicyGradient):
     name: Literal["rloo"]
     normalize_advantages: bool = False
 
+    @property
+    def without_tools(self) -> str:
+        return "TRL's trainer for algorithm 'rloo' calls none"
+
     def build(self, job: Job) -> Trainer:
         from trl import RLOOConfig, RLOOTrainer
 

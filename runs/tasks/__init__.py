@@ -1,9 +1,27 @@
-"""Verifiable tasks: prompts with answers, and a check that is exact after extraction."""
+"""Tasks: prompts with answers, and a check that is exact; pairs for training on preferences."""
 
+from runs.tasks.code import Code
 from runs.tasks.few_shot_sums import FewShotSums
+from runs.tasks.jsonl import Jsonl
+from runs.tasks.math import Math
+from runs.tasks.preference import Preference, PreferencePairs
 from runs.tasks.reasoning_gym import ReasoningGym
-from runs.tasks.task import Example
+from runs.tasks.task import Example, Message, VerifiableTask
+from runs.tasks.tools import Tools
 
-Task = FewShotSums | ReasoningGym
+Task = FewShotSums | ReasoningGym | Jsonl | Math | Code | Tools | PreferencePairs
 
-__all__ = ["Example", "FewShotSums", "ReasoningGym", "Task"]
+__all__ = [
+    "Code",
+    "Example",
+    "FewShotSums",
+    "Jsonl",
+    "Math",
+    "Message",
+    "Preference",
+    "PreferencePairs",
+    "ReasoningGym",
+    "Task",
+    "Tools",
+    "VerifiableTask",
+]

@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, model_validator
 
-from runs.tasks.task import Example, VerifiableTask
+from runs.tasks.task import Example, GeneratedTask, PatternTask
 
 
-class FewShotSums(VerifiableTask):
+class FewShotSums(GeneratedTask, PatternTask):
     """Addition with `shots` solved examples.
 
     Attributes:

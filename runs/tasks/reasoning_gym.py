@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from runs.tasks.task import Example, VerifiableTask
+from runs.tasks.task import Example, GeneratedTask, PatternTask
 from scramble.errors import MissingDependencyError, RecipeError
 
 
-class ReasoningGym(VerifiableTask):
+class ReasoningGym(GeneratedTask, PatternTask):
     """A procedural data set.
 
     Attributes:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from runs.trainers.groups import Group, GroupTrainer
 
 
 class RejectionTrainer(GroupTrainer):
-    """The loss is the mean negative log-likelihood of the tokens of completions with the reward 1."""
+    """The loss is the mean negative log-likelihood of the model's own tokens in completions of reward 1."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, advantages=lambda rewards: rewards.ge(1), **kwargs)
@@ -20,11 +21,12 @@ class RejectionTrainer(GroupTrainer):
         batch = super()._generate_and_score_completions(inputs)
         kept = batch["advantages"]
         self._metrics["train"]["kept"].append(kept.sum().item())
-        batch["num_items_in_batch"] = (batch["completion_mask"].sum(dim=1) * kept).sum()
+        batch["num_items_in_batch"] = (_own_tokens(batch).sum(dim=1) * kept).sum()
         return batch
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        mask = inputs["completion_mask"] * inputs["advantages"].unsqueeze(1)
+        tokens = _own_tokens(inputs)
+        mask = tokens * inputs["advantages"].unsqueeze(1)
         log_likelihoods, entropies, _ = self._get_per_token_logps_and_entropies(
             model,
             torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
@@ -32,6 +34,10 @@ class RejectionTrainer(GroupTrainer):
             inputs["completion_ids"].size(1),
             compute_entropy=True,
         )
-        tokens = inputs["completion_mask"]
         self._metrics["train"]["entropy"].append(((entropies * tokens).sum() / tokens.sum()).item())
         return -(log_likelihoods * mask).sum() / inputs["num_items_in_batch"].clamp(min=1)
+
+
+def _own_tokens(batch: dict[str, Any]) -> Int[Tensor, "sequence token"]:
+    """1 for tokens that the model said, 0 for padding and for what tools answered."""
+    return batch["completion_mask"] * batch.get("tool_mask", 1)

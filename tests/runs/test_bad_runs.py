@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -18,11 +20,14 @@ from tests.conftest import Command
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+TOOLS = {"name": "tools", "data": "x.jsonl"}
+
+
 class Scored(FewShotSums):
     name: Literal["few-shot-sums"] = "few-shot-sums"
     give: ClassVar[Any] = None
 
-    def scores(self, completions: list[str], answers: list[str]) -> Any:
+    def check(self, completions: Sequence[str], answers: Sequence[str]) -> Any:
         return type(self).give(len(completions))
 
 
@@ -37,9 +42,9 @@ def no_memory_on_the_cpu(count: int) -> list[float]:
 @pytest.mark.parametrize(
     ("give", "message"),
     [
-        (lambda count: [float("nan")] * count, "with nan: not in"),
-        (lambda count: [2.0] * count, "with 2.0: not in"),
-        (lambda count: [1.0] * (count - 1), "gave 15 scores for 16 completions"),
+        (lambda count: [float("nan")] * count, "is nan, not in [0, 1]"),
+        (lambda count: [2.0] * count, "is 2.0, not in [0, 1]"),
+        (lambda count: [1.0] * (count - 1), "15 scores for 16 completions"),
         (out_of_memory, "out of memory: lower algorithm.micro_batch"),
         (no_memory_on_the_cpu, "out of memory: lower algorithm.micro_batch"),
     ],
@@ -49,7 +54,7 @@ def test_a_bad_reward_fails_the_run_in_one_line(
 ) -> None:
     monkeypatch.setattr(Scored, "give", staticmethod(give))
     recipe = Recipe.model_validate(content).model_copy(update={"task": Scored(**content["task"])})
-    with pytest.raises(RunError, match=message.replace("(", r"\(")) as caught:
+    with pytest.raises(RunError, match=re.escape(message)) as caught:
         run(recipe, tmp_path, threads=1)
     assert "\n" not in str(caught.value)
     (folder,) = tmp_path.glob("run-*")
@@ -91,6 +96,14 @@ def test_a_loss_that_is_not_finite_fails_the_run(content: dict[str, Any], tmp_pa
         ({"optimizer": {"name": "sgd", "betas": [0.9, 0.9]}}, "optimizer.betas: unknown key"),
         ({"match": {"update_norm": 0}}, "match.update_norm"),
         ({"preset": "nonesuch"}, "no preset 'nonesuch'"),
+        ({"algorithm": {"name": "rloo"}, "task": TOOLS}, "task 'tools': TRL's trainer for algorithm 'rloo'"),
+        ({"algorithm": {"name": "dapo"}, "task": TOOLS}, "set algorithm.resamples to 0"),
+        ({"algorithm": {"name": "sft"}, "task": TOOLS}, "task 'tools' has no texts to imitate"),
+        ({"algorithm": {"name": "sft"}, "evaluation": {}}, "evaluation.max_new_tokens: needed"),
+        (
+            {"algorithm": {"name": "dpo"}, "task": {"name": "preference", "data": "x"}, "evaluation": {}},
+            "evaluation: task 'preference' has no answers to check",
+        ),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_written(
@@ -114,3 +127,6 @@ def test_the_command_shows_the_loss_where_there_is_no_reward(
     assert row["loss_first"] > 0
     assert row["loss_last"] > 0
     assert "reward_first" not in row
+    (listed,) = command("runs", "list", tmp_path / "out", "--format", "json").json["rows"]
+    shown = ("reward_first", "reward_last", "loss_first", "loss_last")
+    assert [listed[key] for key in shown] == [None, None, row["loss_first"], row["loss_last"]]

@@ -1,0 +1,154 @@
+"""Samples of a model on held-out prompts, counted; training's random numbers are left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+)
+from transformers.utils import logging
+
+from runs.evaluation import Evaluation, estimate, gain
+from runs.folder import RunFolder
+from runs.recipe import Recipe
+from runs.tasks import Example, VerifiableTask
+from scramble.errors import RecipeError
+
+
+class Evaluator(TrainerCallback):
+    """Evaluates before training, after it, and at the steps that the recipe asks for; writes `run.json`."""
+
+    def __init__(
+        self, recipe: Recipe, examples: list[Example], folder: RunFolder, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        if recipe.evaluation is None:
+            raise RecipeError("evaluation: the recipe has no such section")
+        self.recipe, self.settings = recipe, recipe.evaluation
+        self.examples, self.folder, self.tokenizer = examples, folder, tokenizer
+        self.counts: dict[int, list[int]] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any, **_: Any) -> None:
+        self.evaluate(model, state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, *, model: Any, **_: Any) -> None:
+        if self.settings.every and state.global_step % self.settings.every == 0:
+            self.evaluate(model, state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, *, model: Any, **_: Any) -> None:
+        if state.global_step not in self.counts:
+            self.evaluate(model, state.global_step)
+
+    def evaluate(self, model: PreTrainedModel, step: int) -> None:
+        """Count right samples, and write all that is known so far."""
+        self.counts[step] = count_right(model, self.tokenizer, self.recipe, self.examples)
+        self.folder.write_record(evaluation=summary(self.settings, self.counts, self.recipe.seed))
+
+
+def evaluate_finished(recipe: Recipe, examples: list[Example], folder: RunFolder, start: Path) -> None:
+    """Evaluate the start and the end of a finished run from their checkpoints, the end in float32 if kept."""
+    logging.disable_progress_bar()
+    step = int(folder.record["end"]["step"])
+    end = folder.checkpoint(step, fp32=True)
+    end = end if end.exists() else folder.checkpoint(step)
+    tokenizer = AutoTokenizer.from_pretrained(start)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    evaluator = Evaluator(recipe, examples, folder, tokenizer)
+    for path, at in ((start, 0), (end, step)):
+        evaluator.evaluate(AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32), at)
+
+
+def summary(settings: Evaluation, counts: dict[int, list[int]], seed: int) -> dict[str, Any]:
+    """What `run.json` says: a row a step and k, the gain from the first to the last step, and the counts."""
+    steps = sorted(counts)
+    first, last = counts[steps[0]], counts[steps[-1]]
+    return {
+        "settings": settings.model_dump(mode="json"),
+        "seed": seed,
+        "rows": [
+            {"step": step, **estimate(counts[step], settings.samples, k)}
+            for step in steps
+            for k in settings.k
+        ],
+        "gain": [gain(first, last, settings.samples, k) for k in settings.k] if len(steps) > 1 else [],
+        "right": {str(step): counts[step] for step in steps},
+    }
+
+
+def count_right(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, examples: list[Example]
+) -> list[int]:
+    """Right samples of each example.
+
+    Samples are drawn from the recipe's seed, the same before and after training; the global generators are as
+    they were when this returns.
+    """
+    settings, task = recipe.evaluation, recipe.task
+    if settings is None or not isinstance(task, VerifiableTask):
+        raise RecipeError("evaluation: the recipe has no such section, or its task cannot check answers")
+    wanted = [example for example in examples for _ in range(settings.samples)]
+    texts: list[str] = []
+    with _apart(model, recipe):
+        for start in range(0, len(wanted), settings.batch):
+            batch = [example.prompt for example in wanted[start : start + settings.batch]]
+            texts += _sample(model, tokenizer, batch, settings, recipe.evaluated_tokens)
+    scores = task.scores(texts, [example.answer for example in wanted])
+    groups = range(0, len(scores), settings.samples)
+    return [scores[start : start + settings.samples].count(1.0) for start in groups]
+
+
+@contextmanager
+def _apart(model: PreTrainedModel, recipe: Recipe) -> Iterator[None]:
+    """Random numbers of its own, no dropout, no gradients, the precision of the run."""
+    training, device = model.training, model.device.type
+    bf16 = torch.autocast(device, torch.bfloat16) if recipe.precision == "bf16" else nullcontext()
+    with torch.random.fork_rng(), torch.no_grad(), bf16:
+        torch.manual_seed(recipe.seed)
+        model.eval()
+        try:
+            yield
+        finally:
+            model.train(training)
+
+
+def _sample(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    settings: Evaluation,
+    length: int | None,
+) -> list[str]:
+    tokens = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(model.device)
+    sampling = (
+        {"do_sample": True, "temperature": settings.temperature, "top_k": 0, "top_p": 1.0}
+        if settings.temperature
+        else {"do_sample": False}
+    )
+    config = GenerationConfig(
+        max_new_tokens=length,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=_ends(model, tokenizer),
+        disable_compile=True,
+        **sampling,
+    )
+    found = model.generate(
+        input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], generation_config=config
+    )
+    return tokenizer.batch_decode(found[:, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end a completion: the tokenizer's and the model's, as in TRL's rollouts."""
+    known = model.generation_config.eos_token_id
+    known = [] if known is None else [known] if isinstance(known, int) else list(known)
+    return list(dict.fromkeys([tokenizer.eos_token_id, *known]))

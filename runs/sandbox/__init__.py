@@ -1,0 +1,1 @@
+"""Programs that are not trusted, with tests: isolated and limited."""

@@ -1,0 +1,114 @@
+"""Programs that must pass tests. They run in `runs.sandbox`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+from pydantic import PositiveFloat, PositiveInt, model_validator
+
+from runs.sandbox.sandbox import Isolation, Sandbox
+from runs.tasks.rows import FileTask, Row
+from runs.tasks.task import Example
+from scramble.errors import RecipeError, RunError
+
+_BLOCK = re.compile(r"```(?:python|py)?[^\S\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
+
+
+class Code(FileTask):
+    """A completion is right if the tests run after it to their end.
+
+    Program and tests share one interpreter, as in pytest: objects that claim to equal anything pass.
+
+    Attributes:
+        answer: the column with the tests: Python, or a list of lines as in MBPP.
+        entry_point: the column with the name that HumanEval's `check` is called with.
+        continues_prompt: the completion is the rest of the program that the prompt begins.
+        seconds, memory_mb: CPU time and address space of one program.
+        isolation: see `runs.sandbox.sandbox.Sandbox`.
+    """
+
+    name: Literal["code"]
+    answer: str = "tests"
+    entry_point: str | None = None
+    continues_prompt: bool = False
+    seconds: PositiveFloat = 5.0
+    memory_mb: PositiveInt = 1024
+    isolation: Isolation = "full"
+
+    @model_validator(mode="after")
+    def _prompt_is_code(self) -> Code:
+        if self.continues_prompt and self.template != "{prompt}":
+            raise ValueError(
+                "a template and continues_prompt exclude each other: the prompt is part of the program"
+            )
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (*super().columns, *filter(None, [self.entry_point]))
+
+    @property
+    def batch_seconds(self) -> float:
+        return self._sandbox.wall + 1
+
+    @property
+    def _sandbox(self) -> Sandbox:
+        return Sandbox(self.seconds, self.memory_mb << 20, self.isolation)
+
+    def example(self, row: Row, where: str) -> Example:
+        """The prompt, and as answer what stands before a completion and its tests (JSON)."""
+        tests = row[self.answer]
+        text = "\n".join(map(str, tests)) if isinstance(tests, list) else str(tests)
+        if self.entry_point:
+            text += f"\ncheck({row[self.entry_point]})"
+        try:
+            compile(text, "<tests>", "exec")
+        except (SyntaxError, ValueError) as error:
+            raise RecipeError(f"task: {where}: its tests are not Python ({error})") from None
+        prompt = super().example(row | {self.answer: text}, where).prompt
+        return Example(prompt, json.dumps([prompt if self.continues_prompt else "", text]))
+
+    def check(self, completions: Sequence[str], answers: Sequence[str]) -> list[bool]:
+        """One process for each, as many at once as there are cores.
+
+        Raises:
+            RunError: programs cannot be isolated here.
+        """
+        known = [json.loads(answer) for answer in answers]
+        programs = [_program(text, before) for text, (before, _) in zip(completions, known, strict=True)]
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            outcomes = list(pool.map(self._sandbox.run, programs, [tests for _, tests in known]))
+        return [outcome.passed for outcome in outcomes]
+
+    def checked_examples(self) -> list[Example]:
+        """All prompts, after a look whether right programs pass here and wrong ones do not.
+
+        Raises:
+            RunError: they do not; or programs cannot be isolated here.
+        """
+        examples = self.examples()
+        right, wrong = (
+            self._sandbox.run("x = 1", "assert x == 1"),
+            self._sandbox.run("x = 1", "assert x == 2"),
+        )
+        if not right.passed or wrong.passed:
+            raise RunError(
+                f"task code: with {self.seconds:g} s and {self.memory_mb} MB a right program fails here, "
+                "or a wrong one passes"
+            )
+        return examples
+
+    def facts(self) -> dict[str, Any]:
+        """What programs had given up before they ran."""
+        return {"isolation": self._sandbox.run("", "").isolation or "none: resource limits only"}
+
+
+def _program(completion: str, before: str) -> str:
+    """The last code block of a completion, or all of it after what stands before."""
+    blocks = _BLOCK.findall(completion)
+    return str(blocks[-1]) if blocks else before + completion

@@ -1,0 +1,92 @@
+"""Code: programs from completions, tests from columns, and the isolation in the record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runs.recipe import Recipe
+from runs.run import run
+from runs.sandbox import sandbox
+from runs.tasks import Code
+from scramble.errors import RecipeError, RunError
+
+TESTS = "assert add(1, 2) == 3"
+RIGHT = "def add(a, b):\n    return a + b\n"
+
+
+def code(folder: Path, *rows: dict[str, Any], **settings: Any) -> Code:
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Code(name="code", data=str(folder / "rows.jsonl"), **settings)
+
+
+def test_programs_are_found_in_completions(tmp_path: Path) -> None:
+    task = code(tmp_path, {"prompt": "Add.", "tests": TESTS})
+    (example,) = task.checked_examples()
+    completions = [
+        RIGHT,
+        f"First:\n```python\nadd = None\n```\nThen:\n```python\n{RIGHT}```\nDone.",
+        f"```\n{RIGHT}",
+        f"Here it is:\n{RIGHT}",
+        f"```python\n{RIGHT}```\n```python\nadd = None\n```",
+        "",
+    ]
+    assert task.scores(completions, [example.answer] * 6) == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+
+
+def test_lists_of_tests_and_entry_points(tmp_path: Path) -> None:
+    """The columns of MBPP and of HumanEval."""
+    task = code(tmp_path, {"text": "Add.", "test_list": [TESTS, "assert add(0, 0) == 1"]}, prompt="text")
+    task = task.model_copy(update={"answer": "test_list"})
+    assert not task.correct(RIGHT, task.examples()[0].answer)
+    prompt = "def add(a, b):\n"
+    row = {
+        "prompt": prompt,
+        "test": f"def check(candidate):\n    {TESTS.replace('add', 'candidate')}",
+        "name": "add",
+    }
+    task = code(tmp_path, row, answer="test", entry_point="name", continues_prompt=True)
+    (example,) = task.checked_examples()
+    assert example.prompt == prompt
+    assert task.scores(["    return a + b\n", "    return a - b\n"], [example.answer] * 2) == [1.0, 0.0]
+    assert task.correct(f"```python\n{RIGHT}```", example.answer)
+
+
+def test_the_record_says_which_isolation_is_in_force(tmp_path: Path) -> None:
+    row = {"prompt": "Add.", "tests": TESTS}
+    assert code(tmp_path, row).facts()["isolation"]["network"] == "none (seccomp)"
+    assert code(tmp_path, row, isolation="seccomp").facts()["isolation"]["writes"] == "none (seccomp)"
+    assert code(tmp_path, row, isolation="none").facts() == {"isolation": "none: resource limits only"}
+
+
+def test_bad_settings_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"prompt": "Add.", "tests": TESTS}
+    with pytest.raises(RecipeError, match="row 1: its tests are not Python"):
+        code(tmp_path, row | {"tests": "assert ("}).examples()
+    with pytest.raises(RecipeError, match="row 1 has no column 'name'; it has prompt, tests"):
+        code(tmp_path, row, entry_point="name").examples()
+    with pytest.raises(ValueError, match="exclude each other"):
+        code(tmp_path, row, continues_prompt=True, template="Do {prompt}")
+    with pytest.raises(RunError, match="1 MB a right program fails here"):
+        code(tmp_path, row, memory_mb=1).checked_examples()
+    refusing = sandbox._CHILD.replace(
+        "import main", "import main; import os; os.uname = lambda: type('U', (), {'machine': 'aarch64'})"
+    )
+    monkeypatch.setattr(sandbox, "_CHILD", refusing)
+    with pytest.raises(RunError, match="'isolation: none' in the task runs them without"):
+        code(tmp_path, row).checked_examples()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_says_which_isolation_was_in_force(content: dict[str, Any], tmp_path: Path) -> None:
+    """And a model that writes no programs gets no reward."""
+    task = code(tmp_path, *[{"prompt": f"{number}+1=", "tests": TESTS} for number in range(4)])
+    found = run(
+        Recipe.model_validate(content | {"task": task.model_dump(), "steps": 1, "fp32_steps": []}),
+        tmp_path / "out",
+    )
+    assert found.record["task"] == task.facts()
+    assert [row["reward"] for row in found.metrics] == [0.0]
