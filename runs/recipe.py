@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from runs.algorithms import Algorithm, Grpo
 from runs.optimizers import AdamW, Optimizer
@@ -47,6 +55,8 @@ class Recipe(Section):
         save_steps: steps whose checkpoints are kept, in bf16; the last step always is.
         fp32_steps: steps whose float32 weights are kept as well (the aligned frame of a rotation needs them).
             A run that `match` stops keeps those of the step where it stops if `steps` is among these.
+        resume_every: steps between two states that an interrupted run can go on from; 0 for none. A state
+            takes three times the float32 weights with AdamW, and only the last is kept.
     """
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "run"
@@ -60,6 +70,7 @@ class Recipe(Section):
     precision: Literal["fp32", "bf16"] = "bf16"
     save_steps: tuple[PositiveInt, ...] = ()
     fp32_steps: tuple[PositiveInt, ...] = ()
+    resume_every: NonNegativeInt = 10
 
     @model_validator(mode="before")
     @classmethod
@@ -80,7 +91,9 @@ class Recipe(Section):
 
     def identity(self, start_hash: str) -> str:
         """Digest of what decides the weights: the recipe, and the start's bytes in place of its path."""
-        decided = self.model_dump(mode="json", exclude={"name", "model"}) | {"start": start_hash}
+        decided = self.model_dump(mode="json", exclude={"name", "model", "resume_every"}) | {
+            "start": start_hash
+        }
         return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
 
 

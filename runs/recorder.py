@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from runs.folder import RunFolder
+from runs.folder import RunFolder, sync
 from runs.recipe import Recipe
 from runs.rollouts import Rollouts
 from scramble.errors import RunError
@@ -44,6 +45,18 @@ class Recorder(TrainerCallback):
         self.tokens = 0.0
         self.last_step = 0
 
+    def kept(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "tokens": self.tokens, "last_step": self.last_step}
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        self.began -= kept["seconds"]
+        self.tokens, self.last_step = kept["tokens"], kept["last_step"]
+
+    @property
+    def seconds(self) -> float:
+        """Spent on this run, without what an interruption lost."""
+        return time.monotonic() - self.began
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.stamp = time.monotonic()
 
@@ -67,7 +80,7 @@ class Recorder(TrainerCallback):
                     f"{key} is {numbers[key]} at step {state.global_step}: lower the learning rate"
                 )
         now = time.monotonic()
-        row: dict[str, Any] = {"step": state.global_step, "seconds": round(now - self.began, 2)}
+        row: dict[str, Any] = {"step": state.global_step, "seconds": round(self.seconds, 2)}
         if "num_tokens" in numbers:
             tokens = numbers["num_tokens"]
             row["tokens_per_second"] = round((tokens - self.tokens) / (now - self.stamp), 1)
@@ -91,6 +104,7 @@ def save(
 ) -> None:
     """Write the weights in a dtype, rounded to nearest; the folder appears when it is whole."""
     partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
     shared: dict[int, torch.Tensor] = {}  # tied weights stay one tensor, so they are written once
     weights = {
         name: shared.setdefault(value.data_ptr(), value.detach().to("cpu", dtype))
@@ -101,4 +115,5 @@ def save(
     config["dtype"] = str(dtype).removeprefix("torch.")
     (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     tokenizer.save_pretrained(partial)
+    sync(partial)
     partial.rename(target)

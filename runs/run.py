@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -45,7 +44,10 @@ def run(
     threads: int | None = None,
     progress: Progress = lambda step, steps, metrics: None,
 ) -> RunFolder:
-    """Train, unless the run is finished already. A run that was interrupted starts anew.
+    """Train, unless the run is finished already. One that was interrupted goes on from its last state.
+
+    It ends with the same bits as if it had not been interrupted. Where versions, hardware or the number of
+    threads are others than before, that would not be certain, and it starts anew.
 
     Args:
         out: the folder that holds run folders.
@@ -56,6 +58,7 @@ def run(
     """
     folder, start, digest = plan(recipe, out)
     if folder.status == "finished":
+        folder.drop_state()  # it may have been stopped between saying so and this
         return folder
     _one_gpu()
     threads = threads or len(os.sched_getaffinity(0))
@@ -64,18 +67,22 @@ def run(
     with folder.locked():
         if folder.status == "finished":  # by another process, a moment ago
             return folder
-        folder.begin(recipe)
-        began = time.monotonic()
-        folder.write_record(
-            status="running",
-            seed=recipe.seed,
-            seeds=_seeds(recipe),
-            start={"path": str(start), "hash": digest},
-            data={"examples": len(examples), "hash": _data_hash(examples)},
-            versions=_versions(),
-            hardware=_hardware(threads),
-            began=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
+        here = {"versions": _versions(), "hardware": _hardware(threads)}
+        step, record = folder.state_step, folder.record
+        if step is not None and all(record.get(key) == value for key, value in here.items()):
+            folder.cut_back(step)
+            folder.write_record(status="running", resumed=[*record.get("resumed", []), step])
+        else:
+            folder.begin(recipe)
+            folder.write_record(
+                status="running",
+                seed=recipe.seed,
+                seeds=_seeds(recipe),
+                start={"path": str(start), "hash": digest},
+                data={"examples": len(examples), "hash": _data_hash(examples)},
+                **here,
+                began=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
         try:
             from runs.train import train
 
@@ -89,11 +96,8 @@ def run(
             if not isinstance(error, Exception) or isinstance(error, MissingDependencyError):
                 raise
             raise RunError(f"{folder.path}: the run failed: {reason}") from error
-        folder.write_record(
-            status="finished",
-            seconds=round(time.monotonic() - began, 1),
-            end=end,
-        )
+        folder.write_record(status="finished", **end)
+        folder.drop_state()
     return folder
 
 

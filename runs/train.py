@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from runs.algorithms import Job, Row
+from runs.algorithms.on_policy import Sampling
 from runs.folder import RunFolder
 from runs.recipe import Recipe
 from runs.rollouts import Rollouts
@@ -33,6 +34,7 @@ from transformers import (
 from transformers.utils import logging
 
 from runs.recorder import Progress, Recorder
+from runs.resume import Resume
 from runs.update_norm import UpdateNorm
 
 
@@ -48,8 +50,8 @@ def train(
         rows: the data set, as the recipe's algorithm made it.
 
     Returns:
-        What `run.json` says of the end: the last `step`, the `hash` of its checkpoint, and with `match` the
-        `update_norm` there and whether it was `reached`.
+        What `run.json` says of it: `seconds`, and of the `end` the last `step`, the `hash` of its checkpoint,
+        and with `match` the `update_norm` there and whether it was `reached`.
 
     Raises:
         RunError: the task's scores are wrong, a loss or gradient is not finite, or memory ran out.
@@ -61,6 +63,8 @@ def train(
     rollouts = Rollouts(recipe.task, *recipe.algorithm.reward_values)
     norm = UpdateNorm(model, recipe.match.update_norm) if recipe.match else None
     recorder = Recorder(recipe, folder, model, tokenizer, rollouts, progress)
+    updates = recipe.algorithm.updates if isinstance(recipe.algorithm, Sampling) else 1
+    resume = Resume(folder, model, recipe.resume_every, updates, {"recorder": recorder})
     with (
         tempfile.TemporaryDirectory() as scratch,
         _out_of_memory(recipe),
@@ -73,19 +77,23 @@ def train(
                 rows=rows,
                 arguments=arguments(recipe, scratch),
                 optimizer=recipe.optimizer.build(model),
-                callbacks=[*filter(None, [norm]), recorder],  # the norm first: it says which step is the last
+                callbacks=[
+                    *filter(None, [norm]),
+                    recorder,
+                    resume,
+                ],  # the norm first: it says which step is the last
                 rollouts=rollouts,
             )
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        resume.train(trainer)
     end: dict[str, Any] = {
         "step": recorder.last_step,
         "hash": open_checkpoint(folder.checkpoint(recorder.last_step)).hash(full=True),
     }
     if norm:
         end |= {"update_norm": norm.norm, "reached": norm.reached}
-    return end
+    return {"seconds": round(recorder.seconds, 1), "end": end}
 
 
 def load(start: Path, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
