@@ -18,7 +18,11 @@ from pydantic import (
     model_validator,
 )
 
+from runs.adapters import Adapter
 from runs.algorithms import Algorithm, Grpo
+from runs.collapse import Collapse
+from runs.kl import Kl
+from runs.masks import Mask
 from runs.optimizers import AdamW, Optimizer
 from runs.presets import with_preset
 from runs.section import Section
@@ -49,6 +53,10 @@ class Recipe(Section):
         model: start checkpoint, a folder or hub id.
         steps: updates of the weights.
         match: stop earlier, when the update is long enough.
+        mask: train some of the weights only.
+        adapter: train a low-rank product beside the weights.
+        kl: measure how far the policy is from the start.
+        collapse: when to stop because the policy has broken down; without it, that is a failure.
         seed: reaches dropout, the order of the data, and the rollouts.
         precision: of the arithmetic; weights and optimizer state are float32. `bf16` is autocast, and very
             slow on CPUs without bf16 instructions.
@@ -66,6 +74,10 @@ class Recipe(Section):
     optimizer: Annotated[Optimizer, Field(discriminator="name")] = AdamW()
     steps: PositiveInt
     match: Match | None = None
+    mask: Annotated[Mask, Field(discriminator="kind")] | None = None
+    adapter: Adapter | None = None
+    kl: Kl | None = None
+    collapse: Collapse | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     precision: Literal["fp32", "bf16"] = "bf16"
     save_steps: tuple[PositiveInt, ...] = ()
@@ -89,11 +101,28 @@ class Recipe(Section):
             raise ValueError(f"step {late[0]} is to be saved, but the run has {self.steps} steps")
         return self
 
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Recipe:
+        if self.adapter and self.mask:
+            raise ValueError("an adapter trains no weight that a mask could name: give one of the two")
+        if self.adapter and self.match:
+            raise ValueError("match measures the weights that are trained, which an adapter is not")
+        limits = self.collapse or Collapse()
+        if limits.kl_above is not None and not self.kl:
+            raise ValueError("collapse.kl_above needs the section kl, which says how often it is measured")
+        if limits.reward_below is not None and not self.algorithm.samples:
+            raise ValueError(f"collapse.reward_below: the algorithm '{self.algorithm.name}' has no reward")
+        return self
+
     def identity(self, start_hash: str) -> str:
         """Digest of what decides the weights: the recipe, and the start's bytes in place of its path."""
-        decided = self.model_dump(mode="json", exclude={"name", "model", "resume_every"}) | {
-            "start": start_hash
-        }
+        decided = self.model_dump(mode="json", exclude={"name", "model", "resume_every"})
+        for section in ("mask", "adapter", "kl", "collapse"):  # a recipe without one is what it always was
+            if decided[section] is None:
+                del decided[section]
+        if self.mask:
+            decided["mask"] = self.mask.decided()
+        decided["start"] = start_hash
         return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
 
 
@@ -145,7 +174,7 @@ def parse(kind: type[Model], content: dict[str, Any], where: str) -> Model:
 
 def _is_tag(key: tuple[int | str, ...], place: int) -> bool:
     """Whether this part of a key only says which algorithm, optimizer or task was meant."""
-    return place > 0 and key[place - 1] in ("algorithm", "optimizer", "task") and len(key) > place + 1
+    return place > 0 and key[place - 1] in ("algorithm", "optimizer", "task", "mask") and len(key) > place + 1
 
 
 def read_recipe(path: Path, **overrides: object) -> Recipe:

@@ -12,14 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from runs.folder import RunFolder, run_folder
+from runs.masks import Random
 from runs.recipe import Recipe
 from runs.tasks import Example
 from scramble.checkpoints import locate, open_checkpoint
-from scramble.errors import MissingDependencyError, RunError, ScrambleError
+from scramble.errors import MissingDependencyError, RecipeError, RunError, ScrambleError
 from scramble.rewrite import side_files
 
 Progress = Callable[[int, int, dict[str, Any]], None]
-_PACKAGES = ("scramble", "torch", "transformers", "trl", "accelerate", "datasets", "numpy", "reasoning-gym")
+_PACKAGES = (
+    "scramble",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "numpy",
+    "reasoning-gym",
+)
 
 
 def start_hash(start: Path) -> str:
@@ -64,6 +75,7 @@ def run(
     threads = threads or len(os.sched_getaffinity(0))
     examples = recipe.task.checked_examples()
     rows = recipe.algorithm.rows(recipe.task, examples)
+    _check(recipe, start, len(rows))
     with folder.locked():
         if folder.status == "finished":  # by another process, a moment ago
             return folder
@@ -101,6 +113,19 @@ def run(
     return folder
 
 
+def _check(recipe: Recipe, start: Path, rows: int) -> None:
+    """What only the start or the task shows to be wrong.
+
+    Raises:
+        ScrambleError: a mask that was made for another start, a target that is not there, too few prompts.
+    """
+    for section in (recipe.mask, recipe.adapter):
+        if section is not None:
+            section.check(open_checkpoint(start))
+    if recipe.kl and recipe.kl.prompts > rows:
+        raise RecipeError(f"kl.prompts: {recipe.kl.prompts}, but the task has {rows} examples")
+
+
 def _one_gpu() -> None:
     """A run uses one GPU: the first that this process may see. It must be said before CUDA starts."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
@@ -109,12 +134,19 @@ def _one_gpu() -> None:
 
 def _seeds(recipe: Recipe) -> dict[str, Any]:
     """Every seed and where it reaches."""
-    return {
+    seeds = {
         "dropout": recipe.seed,
         "order of the data": recipe.seed,
         "rollouts": recipe.seed,
         "prompts of the task": recipe.task.seed,
     }
+    if recipe.adapter:
+        seeds["adapter"] = recipe.seed
+    if recipe.kl:
+        seeds["completions of kl"] = recipe.kl.seed
+    if isinstance(recipe.mask, Random):
+        seeds["mask"] = recipe.mask.seed
+    return seeds
 
 
 def _data_hash(examples: list[Example]) -> str:

@@ -28,20 +28,30 @@ from tests.models import weights
 from tests.runs.conftest import ON_POLICY, SUPERVISED
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+STEPS = 7
 MUON = {"name": "muon", "learning_rate": 1e-2, "adamw_learning_rate": 1e-3, "warmup_steps": 3}
 ADAMW = {"name": "adamw", "learning_rate": 1e-3, "warmup_steps": 3}
 # Of all algorithms these have state of different kinds; eight examples are four steps an epoch.
-CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "grpo with mini-batches and KL, muon": (ON_POLICY["grpo with mini-batches and KL"], MUON),
-    "dapo, adamw": (ON_POLICY["dapo"], ADAMW),
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "grpo with mini-batches and KL, muon": (ON_POLICY["grpo with mini-batches and KL"], MUON, {}),
+    "dapo, adamw": (ON_POLICY["dapo"], ADAMW, {}),
     "rejection_sft in micro-batches, sgd": (
         ON_POLICY["rejection_sft"] | {"micro_batch": 8},
         {"name": "sgd", "learning_rate": 0.05},
+        {},
     ),
-    "sft, adamw": (SUPERVISED["sft"] | {"batch": 2}, ADAMW),
-    "simpo, muon": (SUPERVISED["simpo"] | {"batch": 2}, MUON),
+    "sft, adamw": (SUPERVISED["sft"] | {"batch": 2}, ADAMW, {}),
+    "simpo, muon, masked and watched": (
+        SUPERVISED["simpo"] | {"batch": 2},
+        MUON | {"weight_decay": 0.1},
+        {
+            "mask": {"kind": "safe", "rank": 2, "alpha": 0.3},
+            "kl": {"every": 1, "prompts": 2},
+            "collapse": {"grad_norm_above": 1e-9, "patience": STEPS},
+        },
+    ),
+    "grpo, adamw, pissa": (ON_POLICY["grpo"], ADAMW, {"adapter": {"name": "pissa", "rank": 2}}),
 }
-STEPS = 7
 TIMES = {"seconds", "tokens_per_second", "step_time"}
 
 
@@ -101,7 +111,8 @@ def ends(folder: RunFolder) -> tuple[Any, ...]:
         for row in folder.metrics
     ]
     kept = {path.name for path in (folder.path / "checkpoints").iterdir()}
-    return rows, folder.record["end"], kept, {path.name for path in folder.path.iterdir()}
+    record = [folder.record.get(key) for key in ("end", "trainable", "collapsed")]
+    return rows, record, kept, {path.name for path in folder.path.iterdir()}
 
 
 def same(one: RunFolder, two: RunFolder) -> bool:
@@ -126,15 +137,20 @@ def recipe_of(content: dict[str, Any]) -> Callable[..., Recipe]:
     return make
 
 
-@pytest.mark.parametrize(("algorithm", "optimizer"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize(("algorithm", "optimizer", "sections"), CASES.values(), ids=CASES)
 def test_a_killed_run_ends_with_the_same_bits(
-    algorithm: dict[str, Any], optimizer: dict[str, Any], recipe_of: Any, tmp_path: Path
+    algorithm: dict[str, Any],
+    optimizer: dict[str, Any],
+    sections: dict[str, Any],
+    recipe_of: Any,
+    tmp_path: Path,
 ) -> None:
     """Killed between a step and its row, and, gone on, between a row and its state in the second epoch.
 
     A state of mini-batches waits for the last of them.
     """
-    recipe = recipe_of(algorithm, optimizer, resume_every=1 if "mini_batches" in algorithm else 2)
+    every = 1 if "mini_batches" in algorithm else 2
+    recipe = recipe_of(algorithm, optimizer, resume_every=every, **sections)
     whole = run(recipe, tmp_path / "whole", threads=1)
     out = tmp_path / "killed"
     killed(recipe, out, kill_after(Recorder, "on_step_end", 4))
@@ -156,7 +172,7 @@ def test_killed_while_the_state_is_written(
     what: str, place: int, left: int, recipe_of: Any, tmp_path: Path
 ) -> None:
     """The state before this one is there until the new one is whole."""
-    recipe = recipe_of(*CASES["sft, adamw"])
+    recipe = recipe_of(*CASES["sft, adamw"][:2])
     whole = run(recipe, tmp_path / "whole", threads=1)
     killed(recipe, tmp_path / "killed", kill_in_a_state(what, place))
     (path,) = (tmp_path / "killed").iterdir()
@@ -168,7 +184,7 @@ def test_killed_while_the_state_is_written(
 
 
 def test_how_often_a_state_is_saved_does_not_decide_the_weights(recipe_of: Any, tmp_path: Path) -> None:
-    often, never = (recipe_of(*CASES["sft, adamw"], resume_every=every) for every in (1, 0))
+    often, never = (recipe_of(*CASES["sft, adamw"][:2], resume_every=every) for every in (1, 0))
     assert often.identity("x") == never.identity("x")
     one, two = run(often, tmp_path / "often", threads=1), run(never, tmp_path / "never", threads=1)
     assert ends(one) == ends(two)
@@ -176,7 +192,7 @@ def test_how_often_a_state_is_saved_does_not_decide_the_weights(recipe_of: Any, 
 
 
 def test_another_machine_starts_anew(recipe_of: Any, tmp_path: Path) -> None:
-    recipe = recipe_of(*CASES["sft, adamw"])
+    recipe = recipe_of(*CASES["sft, adamw"][:2])
     killed(recipe, tmp_path, kill_after(Recorder, "on_log", 6))
     (path,) = tmp_path.glob("run-*")
     folder = RunFolder(path)
