@@ -42,10 +42,7 @@ class Watch:
         self.passed = dict(kept)
 
     def see(self, row: dict[str, Any]) -> str | None:
-        """Why a step's row of metrics is a collapse; None if it is none."""
-        for name in ("loss", "grad_norm"):
-            if not math.isfinite(row.get(name, 0.0)):
-                return f"{name} is {row[name]}"
+        """Which limit was passed often enough with a step's row of metrics; None if none was."""
         limits = self.limits
         for name, low, high in (
             ("reward", limits.reward_below, None),
@@ -61,6 +58,14 @@ class Watch:
                 word, limit = ("below", low) if below else ("above", high)
                 return f"{name} is {value:.4g}, {word} {limit:g}" + _times(limits.patience)
         return None
+
+
+def not_finite(row: dict[str, Any]) -> str | None:
+    """What of a step's row is not finite and should be; None if all is."""
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(row.get(name, 0.0)):
+            return f"{name} is {row[name]}"
+    return None
 
 
 def _times(patience: int) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from runs.collapse import Watch
+from runs.collapse import Watch, not_finite
 from runs.folder import RunFolder, sync
 from runs.optimizers import trainable
 from runs.recipe import Recipe
@@ -55,6 +55,7 @@ class Recorder(TrainerCallback):
         self.recipe, self.folder, self.model, self.tokenizer = recipe, folder, model, tokenizer
         self.weights, self.measures, self.watch, self.progress = weights, measures, watch, progress
         self.collapsed: dict[str, Any] | None = None
+        self.finite = True
         self.began = self.stamp = time.monotonic()
         self.tokens = 0.0
         self.last_step = 0
@@ -77,31 +78,26 @@ class Recorder(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         step = self.last_step = state.global_step
         last = control.should_training_stop or step == self.recipe.steps
-        if (self.watch or last) and not finite(self.model):
-            if self.watch is None:
-                raise RunError(f"weights are not finite after step {step}: lower the learning rate")
-            self._collapse("weights are not finite", control)
-            return
-        if last or step in {*self.recipe.save_steps, *self.recipe.fp32_steps}:
+        self.finite = finite(self.model) if self.watch or last else True
+        if not self.finite:
+            control.should_training_stop = True  # on_log says why
+        elif last or step in {*self.recipe.save_steps, *self.recipe.fp32_steps}:
             self._save(step, last)
 
     def _save(self, step: int, last: bool) -> None:
-        fp32_steps = self.recipe.fp32_steps
+        """Write what is not there yet."""
+        fp32 = step in self.recipe.fp32_steps or (last and self.recipe.steps in self.recipe.fp32_steps)
+        kinds = {self.folder.checkpoint(step): torch.bfloat16}
+        kinds |= {self.folder.checkpoint(step, fp32=True): torch.float32} if fp32 else {}
         weights = self.weights()
-        save(self.model, weights, self.folder.checkpoint(step), torch.bfloat16, self.tokenizer)
-        if step in fp32_steps or (last and self.recipe.steps in fp32_steps):
-            target = self.folder.checkpoint(step, fp32=True)
-            save(self.model, weights, target, torch.float32, self.tokenizer)
+        for target, dtype in kinds.items():
+            if not target.exists():
+                save(self.model, weights, target, dtype, self.tokenizer)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         numbers = {key: float(value) for key, value in (logs or {}).items() if _is_number(value)}
         if "loss" not in numbers:  # the summary at the end
             return
-        for key in ("loss", "grad_norm"):
-            if self.watch is None and not math.isfinite(numbers.get(key, 0.0)):
-                raise RunError(
-                    f"{key} is {numbers[key]} at step {state.global_step}: lower the learning rate"
-                )
         now = time.monotonic()
         row: dict[str, Any] = {"step": state.global_step, "seconds": round(self.seconds, 2)}
         if "num_tokens" in numbers:
@@ -111,17 +107,16 @@ class Recorder(TrainerCallback):
         row |= numbers
         for measure in self.measures:
             row |= measure()
-        if self.watch and (why := self.watch.see(row)):
-            self._collapse(why, control)
+        why = not_finite(row) or (None if self.finite else "weights are not finite")
+        if self.watch is None and why:
+            raise RunError(f"{why} at step {state.global_step}: lower the learning rate")
+        if self.watch and (why := why or self.watch.see(row)):
+            self.collapsed = {"step": self.last_step, "why": why}
+            control.should_training_stop = True
         row = {key: value if not _is_wild(value) else None for key, value in row.items()}
         with (self.folder.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
         self.progress(state.global_step, self.recipe.steps, row)
-
-    def _collapse(self, why: str, control: Any) -> None:
-        if self.collapsed is None:
-            self.collapsed = {"step": self.last_step, "why": why}
-        control.should_training_stop = True
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -132,7 +127,7 @@ class Recorder(TrainerCallback):
             if self.watch is None or "probability tensor contains" not in str(error):
                 raise
             self.collapsed = {"step": self.last_step, "why": "probabilities to sample from are not finite"}
-        if self.collapsed and finite(self.model) and not self.folder.checkpoint(self.last_step).exists():
+        if self.collapsed and finite(self.model):
             self._save(self.last_step, last=True)
 
 

@@ -26,7 +26,7 @@ SFT = {"algorithm": {"name": "sft", "batch": 8}, "steps": 5, "fp32_steps": [5]}
 def test_a_limit_that_is_passed_often_enough_ends_the_run(content: dict[str, Any], tmp_path: Path) -> None:
     limits = {"grad_norm_above": 1e-6, "patience": 3}
     plain = run(Recipe.model_validate(content | SFT | {"fp32_steps": [3]}), tmp_path, threads=1)
-    recipe = Recipe.model_validate(content | SFT | {"collapse": limits})
+    recipe = Recipe.model_validate(content | SFT | {"collapse": limits, "save_steps": [3]})
     folder = run(recipe, tmp_path, threads=1)
     record = folder.record
     assert (folder.status, record["end"]["step"], record["collapsed"]["step"]) == ("finished", 3, 3)
@@ -76,7 +76,7 @@ def test_a_gradient_that_is_not_finite_is_a_result_and_its_row_is_json(
 ) -> None:
     wild = {"optimizer": {"name": "sgd", "learning_rate": 1e30}, "collapse": {"patience": 9}}
     folder = run(Recipe.model_validate(content | SFT | wild), tmp_path, threads=1)
-    assert folder.record["collapsed"]["why"] != ""
+    assert folder.record["collapsed"]["why"] in ("grad_norm is nan", "grad_norm is inf", "loss is nan")
     for line in (folder.path / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} in a row"))
 
@@ -97,7 +97,7 @@ def test_sampling_from_what_is_not_finite_is_a_result_and_finite_weights_are_wri
 
 def test_without_the_section_it_is_a_failure(content: dict[str, Any], tmp_path: Path) -> None:
     wild = {"optimizer": OVERFLOW, "steps": 1, "fp32_steps": []}
-    with pytest.raises(recorder.RunError, match="weights are not finite after step 1"):
+    with pytest.raises(recorder.RunError, match="weights are not finite at step 1"):
         run(Recipe.model_validate(content | SFT | wild), tmp_path, threads=1)
 
 
