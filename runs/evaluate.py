@@ -38,7 +38,14 @@ class Evaluator(TrainerCallback):
         self.counts: dict[int, list[int]] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any, **_: Any) -> None:
-        self.evaluate(model, state.global_step)
+        if not self.counts:  # a resumed run knows them
+            self.evaluate(model, state.global_step)
+
+    def kept(self) -> dict[str, Any]:
+        return {str(step): right for step, right in self.counts.items()}
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        self.counts = {int(step): right for step, right in kept.items()}
 
     def on_step_end(self, args: Any, state: Any, control: Any, *, model: Any, **_: Any) -> None:
         if self.settings.every and state.global_step % self.settings.every == 0:

@@ -1,4 +1,7 @@
-"""A run folder: `recipe.yaml`, `run.json`, `metrics.jsonl`, `checkpoints/step-N/` (and `step-N/fp32/`)."""
+"""A run folder: `recipe.yaml`, `run.json`, `metrics.jsonl`, `checkpoints/step-N/` (and `step-N/fp32/`).
+
+While it is not finished, `state/step-N/` too: what it goes on from (see `runs.resume`).
+"""
 
 from __future__ import annotations
 
@@ -56,6 +59,29 @@ class RunFolder:
         folder = self.path / "checkpoints" / f"step-{step}"
         return folder / "fp32" if fp32 else folder
 
+    def state(self, step: int) -> Path:
+        return self.path / "state" / f"step-{step}"
+
+    @property
+    def state_step(self) -> int | None:
+        """The step of the last state that is whole; None if there is none."""
+        names = [path.name.removeprefix("step-") for path in self.path.glob("state/step-*")]
+        return max((int(name) for name in names if name.isdigit()), default=None)
+
+    def drop_state(self) -> None:
+        shutil.rmtree(self.path / "state", ignore_errors=True)
+
+    def cut_back(self, step: int) -> None:
+        """Take away what came after a step: rows of metrics and checkpoints."""
+        rows = [row for row in self.metrics if row["step"] <= step]
+        partial = self.path / "metrics.jsonl.partial"
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        partial.rename(self.path / "metrics.jsonl")
+        for path in self.path.glob("checkpoints/step-*"):
+            number = path.name.removeprefix("step-")
+            if not number.isdigit() or int(number) > step:
+                shutil.rmtree(path)
+
     def write_record(self, **entries: Any) -> None:
         """Add to `run.json`, whole or not at all."""
         content = json.dumps(self.record | entries, indent=2, default=str) + "\n"
@@ -65,6 +91,7 @@ class RunFolder:
 
     def begin(self, recipe: Recipe) -> None:
         """Clear what an interrupted run left, and write the resolved recipe."""
+        self.drop_state()
         for name in ("checkpoints", "tensorboard"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in ("metrics.jsonl", "run.json"):
@@ -86,6 +113,16 @@ class RunFolder:
             yield
         except BlockingIOError:
             raise TargetError(f"{self.path}: another process is training this run now") from None
+        finally:
+            os.close(descriptor)
+
+
+def sync(folder: Path) -> None:
+    """Flush a folder and the files in it to the disk."""
+    for path in [*(path for path in folder.iterdir() if path.is_file()), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
 

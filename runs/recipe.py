@@ -8,10 +8,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
+from runs.adapters import Adapter
 from runs.algorithms import Algorithm, Grpo
+from runs.collapse import Collapse
 from runs.evaluation import Evaluation
+from runs.kl import Kl
+from runs.masks import Mask
 from runs.optimizers import AdamW, Optimizer
 from runs.presets import with_preset
 from runs.reporting import Tracker
@@ -43,6 +55,10 @@ class Recipe(Section):
         model: start checkpoint, a folder or hub id.
         steps: updates of the weights.
         match: stop earlier, when the update is long enough.
+        mask: train some of the weights only.
+        adapter: train a low-rank product beside the weights.
+        kl: measure how far the policy is from the start.
+        collapse: when to stop because the policy has broken down; without it, that is a failure.
         seed: reaches dropout, the order of the data, and the rollouts.
         precision: of the arithmetic; weights and optimizer state are float32. `bf16` is autocast, and very
             slow on CPUs without bf16 instructions.
@@ -51,6 +67,8 @@ class Recipe(Section):
             A run that `match` stops keeps those of the step where it stops if `steps` is among these.
         evaluation: pass@k on held-out prompts. Neither this nor `report_to` changes the weights.
         report_to: where metrics go beside the run folder; nowhere by default.
+        resume_every: steps between two states that an interrupted run can go on from; 0 for none. A state
+            takes three times the float32 weights with AdamW, and only the last is kept.
     """
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "run"
@@ -60,12 +78,17 @@ class Recipe(Section):
     optimizer: Annotated[Optimizer, Field(discriminator="name")] = AdamW()
     steps: PositiveInt
     match: Match | None = None
+    mask: Annotated[Mask, Field(discriminator="kind")] | None = None
+    adapter: Adapter | None = None
+    kl: Kl | None = None
+    collapse: Collapse | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     precision: Literal["fp32", "bf16"] = "bf16"
     save_steps: tuple[PositiveInt, ...] = ()
     fp32_steps: tuple[PositiveInt, ...] = ()
     evaluation: Evaluation | None = None
     report_to: tuple[Tracker, ...] = ()
+    resume_every: NonNegativeInt = 10
 
     @model_validator(mode="before")
     @classmethod
@@ -111,10 +134,28 @@ class Recipe(Section):
         asked = self.evaluation.max_new_tokens if self.evaluation else None
         return asked or getattr(self.algorithm, "max_new_tokens", None)
 
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Recipe:
+        if self.adapter and self.mask:
+            raise ValueError("an adapter trains no weight that a mask could name: give one of the two")
+        if self.adapter and self.match:
+            raise ValueError("match measures the weights that are trained, which an adapter is not")
+        limits = self.collapse or Collapse()
+        if limits.kl_above is not None and not self.kl:
+            raise ValueError("collapse.kl_above needs the section kl, which says how often it is measured")
+        if limits.reward_below is not None and not self.algorithm.samples:
+            raise ValueError(f"collapse.reward_below: the algorithm '{self.algorithm.name}' has no reward")
+        return self
+
     def identity(self, start_hash: str) -> str:
         """Digest of what decides the weights: the recipe, with what is in start and data, not their paths."""
-        left_out = {"name", "model", "task", "evaluation", "report_to"}
+        left_out = {"name", "model", "task", "evaluation", "report_to", "resume_every"}
         decided = self.model_dump(mode="json", exclude=left_out)
+        for section in ("mask", "adapter", "kl", "collapse"):  # a recipe without one is what it always was
+            if decided[section] is None:
+                del decided[section]
+        if self.mask:
+            decided["mask"] = self.mask.decided()
         decided |= {"task": self.task.decides(), "start": start_hash}
         return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
 
@@ -167,7 +208,7 @@ def parse(kind: type[Model], content: dict[str, Any], where: str) -> Model:
 
 def _is_tag(key: tuple[int | str, ...], place: int) -> bool:
     """Whether this part of a key only says which algorithm, optimizer or task was meant."""
-    return place > 0 and key[place - 1] in ("algorithm", "optimizer", "task") and len(key) > place + 1
+    return place > 0 and key[place - 1] in ("algorithm", "optimizer", "task", "mask") and len(key) > place + 1
 
 
 def read_recipe(path: Path, **overrides: object) -> Recipe:

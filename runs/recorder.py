@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from runs.folder import RunFolder
+from runs.collapse import Watch, not_finite
+from runs.folder import RunFolder, sync
+from runs.optimizers import trainable
 from runs.recipe import Recipe
-from runs.rollouts import Rollouts
 from scramble.errors import RunError
 
 Progress = Callable[[int, int, dict[str, Any]], None]
+Weights = Callable[[], dict[str, torch.Tensor]]
 
 
 class Recorder(TrainerCallback):
@@ -27,6 +31,14 @@ class Recorder(TrainerCallback):
     `mean_token_accuracy`, ...; `num_tokens` counts prompts and completions that were trained on), and `step`,
     `seconds` since the start, `tokens_per_second` since the last row that has it, and in steps that sample
     `reward`, the mean `score` of the samples, and digests of `prompts` and `rollouts`.
+
+    Args:
+        weights: what a checkpoint holds, by name.
+        measures: give what else goes into a step's row.
+        watch: says when training has collapsed; without it, what is not finite is an error.
+
+    Attributes:
+        collapsed: `step` and `why`, if training did.
     """
 
     def __init__(
@@ -35,14 +47,30 @@ class Recorder(TrainerCallback):
         folder: RunFolder,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        rollouts: Rollouts,
+        weights: Weights,
+        measures: list[Callable[[], dict[str, Any]]],
+        watch: Watch | None,
         progress: Progress,
     ) -> None:
         self.recipe, self.folder, self.model, self.tokenizer = recipe, folder, model, tokenizer
-        self.rollouts, self.progress = rollouts, progress
+        self.weights, self.measures, self.watch, self.progress = weights, measures, watch, progress
+        self.collapsed: dict[str, Any] | None = None
+        self.finite = True
         self.began = self.stamp = time.monotonic()
         self.tokens = 0.0
         self.last_step = 0
+
+    def kept(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "tokens": self.tokens, "last_step": self.last_step}
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        self.began -= kept["seconds"]
+        self.tokens, self.last_step = kept["tokens"], kept["last_step"]
+
+    @property
+    def seconds(self) -> float:
+        """Spent on this run, without what an interruption lost."""
+        return time.monotonic() - self.began
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.stamp = time.monotonic()
@@ -50,32 +78,57 @@ class Recorder(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         step = self.last_step = state.global_step
         last = control.should_training_stop or step == self.recipe.steps
-        fp32_steps = self.recipe.fp32_steps
-        fp32 = step in fp32_steps or (last and self.recipe.steps in fp32_steps)
-        if last or fp32 or step in self.recipe.save_steps:
-            save(self.model, self.folder.checkpoint(step), torch.bfloat16, self.tokenizer)
-        if fp32:
-            save(self.model, self.folder.checkpoint(step, fp32=True), torch.float32, self.tokenizer)
+        self.finite = finite(self.model) if self.watch or last else True
+        if not self.finite:
+            control.should_training_stop = True  # on_log says why
+        elif last or step in {*self.recipe.save_steps, *self.recipe.fp32_steps}:
+            self._save(step, last)
+
+    def _save(self, step: int, last: bool) -> None:
+        """Write what is not there yet."""
+        fp32 = step in self.recipe.fp32_steps or (last and self.recipe.steps in self.recipe.fp32_steps)
+        kinds = {self.folder.checkpoint(step): torch.bfloat16}
+        kinds |= {self.folder.checkpoint(step, fp32=True): torch.float32} if fp32 else {}
+        weights = self.weights()
+        for target, dtype in kinds.items():
+            if not target.exists():
+                save(self.model, weights, target, dtype, self.tokenizer)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         numbers = {key: float(value) for key, value in (logs or {}).items() if _is_number(value)}
         if "loss" not in numbers:  # the summary at the end
             return
-        for key in ("loss", "grad_norm"):
-            if not math.isfinite(numbers.get(key, 0.0)):
-                raise RunError(
-                    f"{key} is {numbers[key]} at step {state.global_step}: lower the learning rate"
-                )
         now = time.monotonic()
-        row: dict[str, Any] = {"step": state.global_step, "seconds": round(now - self.began, 2)}
+        row: dict[str, Any] = {"step": state.global_step, "seconds": round(self.seconds, 2)}
         if "num_tokens" in numbers:
             tokens = numbers["num_tokens"]
             row["tokens_per_second"] = round((tokens - self.tokens) / (now - self.stamp), 1)
             self.tokens, self.stamp = tokens, now
-        row |= numbers | self.rollouts.take()
+        row |= numbers
+        for measure in self.measures:
+            row |= measure()
+        why = not_finite(row) or (None if self.finite else "weights are not finite")
+        if self.watch is None and why:
+            raise RunError(f"{why} at step {state.global_step}: lower the learning rate")
+        if self.watch and (why := why or self.watch.see(row)):
+            self.collapsed = {"step": self.last_step, "why": why}
+            control.should_training_stop = True
+        row = {key: value if not _is_wild(value) else None for key, value in row.items()}
         with (self.folder.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
         self.progress(state.global_step, self.recipe.steps, row)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Train in here: a collapse ends it, and the last weights are written if they are finite."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.watch is None or "probability tensor contains" not in str(error):
+                raise
+            self.collapsed = {"step": self.last_step, "why": "probabilities to sample from are not finite"}
+        if self.collapsed and finite(self.model):
+            self._save(self.last_step, last=True)
 
 
 def _is_number(value: object) -> bool:
@@ -86,19 +139,34 @@ def _is_number(value: object) -> bool:
     return True
 
 
+def _is_wild(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def finite(model: PreTrainedModel) -> bool:
+    """Whether all trained weights are finite."""
+    return all(bool(weight.isfinite().all()) for weight in trainable(model))
+
+
 def save(
-    model: PreTrainedModel, target: Path, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel,
+    weights: dict[str, torch.Tensor],
+    target: Path,
+    dtype: torch.dtype,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    """Write the weights in a dtype, rounded to nearest; the folder appears when it is whole."""
+    """Write weights in a dtype, rounded to nearest; the folder appears when it is whole."""
     partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
     shared: dict[int, torch.Tensor] = {}  # tied weights stay one tensor, so they are written once
-    weights = {
+    rounded = {
         name: shared.setdefault(value.data_ptr(), value.detach().to("cpu", dtype))
-        for name, value in model.state_dict().items()
+        for name, value in weights.items()
     }
-    model.save_pretrained(partial, state_dict=weights)
+    model.save_pretrained(partial, state_dict=rounded)
     config = json.loads((partial / "config.json").read_text())
     config["dtype"] = str(dtype).removeprefix("torch.")
     (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     tokenizer.save_pretrained(partial)
+    sync(partial)
     partial.rename(target)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -13,16 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from runs.folder import RunFolder, run_folder
+from runs.masks import Random
 from runs.recipe import Recipe
 from runs.reporting import check, no_telemetry, reporting
 from runs.tasks import Example, VerifiableTask
 from scramble.checkpoints import locate, open_checkpoint
-from scramble.errors import MissingDependencyError, RunError, ScrambleError
+from scramble.errors import MissingDependencyError, RecipeError, RunError, ScrambleError
 from scramble.rewrite import side_files
 
 Progress = Callable[[int, int, dict[str, Any]], None]
-_PACKAGES: tuple[str, ...] = ("scramble", "torch", "transformers", "trl", "accelerate", "datasets", "numpy")
-_PACKAGES += ("reasoning-gym", "math-verify")
+_PACKAGES = (
+    "scramble",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "numpy",
+    "reasoning-gym",
+    "math-verify",
+)
 
 
 def start_hash(start: Path) -> str:
@@ -47,7 +57,10 @@ def run(
     threads: int | None = None,
     progress: Progress = lambda step, steps, metrics: None,
 ) -> RunFolder:
-    """Train, unless the run is finished already. A run that was interrupted starts anew.
+    """Train, unless the run is finished already. One that was interrupted goes on from its last state.
+
+    It ends with the same bits as if it had not been interrupted. Where versions, hardware or the number of
+    threads are others than before, that would not be certain, and it starts anew.
 
     Args:
         out: the folder that holds run folders.
@@ -60,29 +73,35 @@ def run(
     check(recipe.report_to)
     folder, start, digest = plan(recipe, out)
     if folder.status == "finished":
+        folder.drop_state()  # it may have been stopped between saying so and this
         return _evaluated(folder, recipe, start)
     _one_gpu()
     threads = threads or len(os.sched_getaffinity(0))
     examples = recipe.task.checked_examples()
     rows = recipe.algorithm.rows(recipe.task, examples)
     held_out = _held_out(recipe)
+    _check(recipe, start, len(rows))
     with folder.locked():
         if folder.status == "finished":  # by another process, a moment ago
             return folder
-        folder.begin(recipe)
-        began = time.monotonic()
-        folder.write_record(
-            status="running",
-            seed=recipe.seed,
-            seeds=_seeds(recipe),
-            start={"path": str(start), "hash": digest},
-            data={"examples": len(examples), "hash": _data_hash(examples)},
-            held_out={"examples": len(held_out), "hash": _data_hash(held_out)} if held_out else None,
-            task=recipe.task.facts(),
-            versions=_versions(),
-            hardware=_hardware(threads),
-            began=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
+        here = {"versions": _versions(), "hardware": _hardware(threads)}
+        step, record = folder.state_step, folder.record
+        if step is not None and all(record.get(key) == value for key, value in here.items()):
+            folder.cut_back(step)
+            folder.write_record(status="running", resumed=[*record.get("resumed", []), step])
+        else:
+            folder.begin(recipe)
+            folder.write_record(
+                status="running",
+                seed=recipe.seed,
+                seeds=_seeds(recipe),
+                start={"path": str(start), "hash": digest},
+                data={"examples": len(examples), "hash": _data_hash(examples)},
+                held_out={"examples": len(held_out), "hash": _data_hash(held_out)} if held_out else None,
+                task=recipe.task.facts(),
+                **here,
+                began=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
         try:
             from runs.train import train
 
@@ -97,11 +116,8 @@ def run(
             if not isinstance(error, Exception) or isinstance(error, MissingDependencyError):
                 raise
             raise RunError(f"{folder.path}: the run failed: {reason}") from error
-        folder.write_record(
-            status="finished",
-            seconds=round(time.monotonic() - began, 1),
-            end=end,
-        )
+        folder.write_record(status="finished", **end)
+        folder.drop_state()
     return folder
 
 
@@ -130,6 +146,19 @@ def _evaluated(folder: RunFolder, recipe: Recipe, start: Path) -> RunFolder:
     return folder
 
 
+def _check(recipe: Recipe, start: Path, rows: int) -> None:
+    """What only the start or the task shows to be wrong.
+
+    Raises:
+        ScrambleError: a mask that was made for another start, a target that is not there, too few prompts.
+    """
+    for section in (recipe.mask, recipe.adapter):
+        if section is not None:
+            section.check(open_checkpoint(start))
+    if recipe.kl and recipe.kl.prompts > rows:
+        raise RecipeError(f"kl.prompts: {recipe.kl.prompts}, but the task has {rows} examples")
+
+
 def _one_gpu() -> None:
     """A run uses one GPU: the first that this process may see. It must be said before CUDA starts."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
@@ -138,13 +167,20 @@ def _one_gpu() -> None:
 
 def _seeds(recipe: Recipe) -> dict[str, Any]:
     """Every seed and where it reaches."""
-    return {
+    seeds = {
         "dropout": recipe.seed,
         "order of the data": recipe.seed,
         "rollouts": recipe.seed,
         "prompts of the task": recipe.task.seed,
         **({"evaluation": recipe.seed} if recipe.evaluation else {}),
     }
+    if recipe.adapter:
+        seeds["adapter"] = recipe.seed
+    if recipe.kl:
+        seeds["completions of kl"] = recipe.kl.seed
+    if isinstance(recipe.mask, Random):
+        seeds["mask"] = recipe.mask.seed
+    return seeds
 
 
 def _data_hash(examples: list[Example]) -> str:

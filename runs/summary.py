@@ -24,4 +24,4 @@ def first_and_last(rows: Sequence[Row]) -> Row:
 def shown(row: Row) -> str:
     """`reward 0.25` or `loss 1.50`, for a line of progress."""
     name = "reward" if "reward" in row else "loss"
-    return f"{name} {row[name]:.2f}"
+    return f"{name} {'not finite' if row[name] is None else format(row[name], '.2f')}"

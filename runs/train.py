@@ -12,9 +12,13 @@ from typing import Any
 import torch
 
 from runs import reporting
+from runs.adapters import Adapted
 from runs.algorithms import Job, Row
+from runs.algorithms.on_policy import Sampling
+from runs.collapse import Watch
 from runs.evaluate import Evaluator
 from runs.folder import RunFolder
+from runs.optimizers import trainable
 from runs.recipe import Recipe
 from runs.rollouts import Rollouts
 from runs.tasks import Example
@@ -36,6 +40,9 @@ from transformers import (
 from transformers.utils import logging
 
 from runs.recorder import Progress, Recorder
+from runs.resume import Keeps, Resume
+from runs.trainers.divergence import KlToStart
+from runs.trainers.sparse import Sparse
 from runs.update_norm import UpdateNorm
 
 
@@ -58,8 +65,9 @@ def train(
         held_out: prompts of the evaluation; empty where the recipe asks for none.
 
     Returns:
-        What `run.json` says of the end: the last `step`, the `hash` of its checkpoint, and with `match` the
-        `update_norm` there and whether it was `reached`.
+        What `run.json` says of it: `seconds`; of the `end` the last `step`, the `hash` of its checkpoint
+        (None if weights were not finite), and with `match` the `update_norm` there and whether it was
+        `reached`; `collapsed`, if training did.
 
     Raises:
         RunError: the task's scores are wrong, a loss or gradient is not finite, or memory ran out.
@@ -68,10 +76,40 @@ def train(
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
     model, tokenizer = load(start, recipe.seed)
-    rollouts = Rollouts(recipe.task, *recipe.algorithm.reward_values)
+    of = count(model)
+    kl = _kl(recipe, model, tokenizer, rows)  # the start speaks before anything changes it
+    sparse = _sparse(recipe, model, start)
     norm = UpdateNorm(model, recipe.match.update_norm) if recipe.match else None
+    adapted = Adapted(model, recipe.adapter, recipe.seed) if recipe.adapter else None
+    optimizer = recipe.optimizer.build(model)
+    if sparse:
+        sparse.hold(optimizer)
+    folder.write_record(
+        trainable={"weights": sparse.trained if sparse else count(model), "of": of},
+        **({"adapter_start": adapted.start_error} if adapted else {}),
+    )
+    rollouts = Rollouts(recipe.task, *recipe.algorithm.reward_values)
+    watch = Watch(recipe.collapse) if recipe.collapse else None
     evaluator = Evaluator(recipe, held_out, folder, tokenizer) if held_out else None
-    recorder = Recorder(recipe, folder, model, tokenizer, rollouts, progress)
+    recorder = Recorder(
+        recipe,
+        folder,
+        model,
+        tokenizer,
+        adapted.merged if adapted else model.state_dict,
+        [rollouts.take, *([kl.take] if kl else [])],
+        watch,
+        progress,
+    )
+    keepers: dict[str, Keeps | None] = {"recorder": recorder, "watch": watch, "evaluator": evaluator}
+    resume = Resume(
+        folder,
+        model,
+        recipe.resume_every,
+        recipe.algorithm.updates if isinstance(recipe.algorithm, Sampling) else 1,
+        {name: one for name, one in keepers.items() if one is not None},
+        adapted.rewritten if adapted else frozenset(),
+    )
     with (
         tempfile.TemporaryDirectory() as scratch,
         _out_of_memory(recipe),
@@ -83,29 +121,57 @@ def train(
                 tokenizer=tokenizer,
                 rows=rows,
                 arguments=arguments(recipe, scratch),
-                optimizer=recipe.optimizer.build(model),
-                # The norm first: it says which step is the last.
-                callbacks=[*filter(None, [norm, evaluator]), recorder],
+                optimizer=optimizer,
+                # The norm says which step is the last, and a state holds what all others remember.
+                callbacks=[one for one in (norm, kl, evaluator, recorder, resume) if one],
                 rollouts=rollouts,
             )
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        with recorder.watching():
+            resume.train(trainer)
+    return {
+        "seconds": round(recorder.seconds, 1),
+        "end": _end(recorder, norm),
+        **({"collapsed": recorder.collapsed} if recorder.collapsed else {}),
+    }
+
+
+def _end(recorder: Recorder, norm: UpdateNorm | None) -> dict[str, Any]:
+    last = recorder.folder.checkpoint(recorder.last_step)
     end: dict[str, Any] = {
         "step": recorder.last_step,
-        "hash": open_checkpoint(folder.checkpoint(recorder.last_step)).hash(full=True),
+        "hash": open_checkpoint(last).hash(full=True) if last.exists() else None,
     }
-    if norm:
-        end |= {"update_norm": norm.norm, "reached": norm.reached}
-    return end
+    return end | ({"update_norm": norm.norm, "reached": norm.reached} if norm else {})
+
+
+def _kl(
+    recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[Row]
+) -> KlToStart | None:
+    if recipe.kl is None:
+        return None
+    return KlToStart(model, tokenizer, [row["prompt"] for row in rows[: recipe.kl.prompts]], recipe.kl)
+
+
+def _sparse(recipe: Recipe, model: PreTrainedModel, start: Path) -> Sparse | None:
+    if recipe.mask is None:
+        return None
+    return Sparse(model, recipe.mask.masks(open_checkpoint(start)), recipe.mask.others == "trained")
+
+
+def count(model: PreTrainedModel) -> int:
+    """Weights that are trained, tied ones once."""
+    return sum(weight.numel() for weight in trainable(model))
 
 
 def load(start: Path, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The start in float32, and its tokenizer with a padding token."""
+    """The start in float32 where it will be trained, and its tokenizer with a padding token."""
     tokenizer = AutoTokenizer.from_pretrained(start)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32), tokenizer
+    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
 def arguments(recipe: Recipe, scratch: str) -> dict[str, Any]:

@@ -77,6 +77,21 @@ def read_masks(path: Path) -> dict[str, Bool[np.ndarray, ...]]:
         raise CheckpointError(f"{path}: not a file of masks ({error})") from None
 
 
+def read_about(path: Path) -> dict[str, str]:
+    """What the masks are, as `MaskFile.write` was told.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a file of masks ({error})") from None
+
+
 def refuse_existing(path: Path, force: bool) -> None:
     """Before anything is computed.
 

@@ -105,7 +105,7 @@ def _lanczos(
     projected = np.zeros((most, most))
     start = generator(0, "lanczos", None).standard_normal((n, BLOCK))
     block = linalg.qr(start, mode="economic", check_finite=False)[0].T
-    for step, at in enumerate(range(0, most - BLOCK, BLOCK)):
+    for step, at in enumerate(range(0, most - 2 * BLOCK + 1, BLOCK)):
         before, upto = max(0, at - BLOCK), at + BLOCK
         basis[at:upto] = block
         image = block @ gram

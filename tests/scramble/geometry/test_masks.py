@@ -145,3 +145,12 @@ def test_a_certain_mask_needs_no_full_svd(monkeypatch: pytest.MonkeyPatch) -> No
 def test_low_magnitude_takes_the_first_of_ties() -> None:
     weight = np.array([[1.0, -1, 1], [0, 1, 2]])
     assert low_magnitude_mask(weight, 0.5).tolist() == [[True, True, False], [True, False, False]]
+
+
+@pytest.mark.parametrize("size", range(32, 65))
+def test_a_small_matrix_that_takes_every_step_of_lanczos(size: int) -> None:
+    """Three quarters of the space, whatever their number is a multiple of."""
+    weight = np.random.default_rng(size).standard_normal((size, size))
+    fast, full = fast_factors(weight, 2), full_factors(weight, 2)
+    if fast is not None:
+        assert np.allclose(fast.left @ fast.right, full.left @ full.right, atol=1e-6)
