@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from runs.algorithms import Algorithm, Grpo
+from runs.backends import Backend, Transformers
 from runs.optimizers import AdamW, Optimizer
 from runs.presets import with_preset
 from runs.section import Section
@@ -39,6 +40,7 @@ class Recipe(Section):
     Attributes:
         name: first part of the run folder's name.
         model: start checkpoint, a folder or hub id.
+        backend: what samples completions, for algorithms that do.
         steps: updates of the weights.
         match: stop earlier, when the update is long enough.
         seed: reaches dropout, the order of the data, and the rollouts.
@@ -54,6 +56,7 @@ class Recipe(Section):
     task: Annotated[Task, Field(discriminator="name")]
     algorithm: Annotated[Algorithm, Field(discriminator="name")] = Grpo()
     optimizer: Annotated[Optimizer, Field(discriminator="name")] = AdamW()
+    backend: Annotated[Backend, Field(discriminator="name")] = Transformers()
     steps: PositiveInt
     match: Match | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -76,6 +79,15 @@ class Recipe(Section):
     def _steps_exist(self) -> Recipe:
         if late := [step for step in (*self.save_steps, *self.fp32_steps) if step > self.steps]:
             raise ValueError(f"step {late[0]} is to be saved, but the run has {self.steps} steps")
+        return self
+
+    @model_validator(mode="after")
+    def _backend_samples(self) -> Recipe:
+        if self.backend.name != "transformers" and not self.algorithm.samples:
+            raise ValueError(
+                f"backend '{self.backend.name}' samples completions, which algorithm "
+                f"'{self.algorithm.name}' does not train on: leave the backend out"
+            )
         return self
 
     def identity(self, start_hash: str) -> str:
@@ -132,7 +144,9 @@ def parse(kind: type[Model], content: dict[str, Any], where: str) -> Model:
 
 def _is_tag(key: tuple[int | str, ...], place: int) -> bool:
     """Whether this part of a key only says which algorithm, optimizer or task was meant."""
-    return place > 0 and key[place - 1] in ("algorithm", "optimizer", "task") and len(key) > place + 1
+    return (
+        place > 0 and key[place - 1] in ("algorithm", "backend", "optimizer", "task") and len(key) > place + 1
+    )
 
 
 def read_recipe(path: Path, **overrides: object) -> Recipe:

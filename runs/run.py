@@ -72,11 +72,13 @@ def run(
             seeds=_seeds(recipe),
             start={"path": str(start), "hash": digest},
             data={"examples": len(examples), "hash": _data_hash(examples)},
-            versions=_versions(),
+            backend=recipe.backend.model_dump(mode="json"),
+            versions=_versions() | recipe.backend.versions(),
             hardware=_hardware(threads),
             began=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         try:
+            recipe.backend.check()
             from runs.train import train
 
             end = train(recipe, start, rows, folder, threads, progress)

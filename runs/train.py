@@ -49,7 +49,7 @@ def train(
 
     Returns:
         What `run.json` says of the end: the last `step`, the `hash` of its checkpoint, and with `match` the
-        `update_norm` there and whether it was `reached`.
+        `update_norm` there and whether it was `reached`; and what the recipe's back end adds.
 
     Raises:
         RunError: the task's scores are wrong, a loss or gradient is not finite, or memory ran out.
@@ -62,6 +62,7 @@ def train(
     norm = UpdateNorm(model, recipe.match.update_norm) if recipe.match else None
     recorder = Recorder(recipe, folder, model, tokenizer, rollouts, progress)
     with (
+        recipe.backend.session(),
         tempfile.TemporaryDirectory() as scratch,
         _out_of_memory(recipe),
         contextlib.redirect_stdout(sys.stderr),
@@ -71,15 +72,18 @@ def train(
                 model=model,
                 tokenizer=tokenizer,
                 rows=rows,
-                arguments=arguments(recipe, scratch),
+                arguments=arguments(recipe, scratch)
+                | recipe.backend.arguments(recipe.algorithm, rows, tokenizer),
                 optimizer=recipe.optimizer.build(model),
                 callbacks=[*filter(None, [norm]), recorder],  # the norm first: it says which step is the last
                 rollouts=rollouts,
             )
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    end: dict[str, Any] = {
+        with recipe.backend.sampling(trainer, recipe.seed):
+            trainer.train()
+            end = recipe.backend.finish(trainer)
+    end |= {
         "step": recorder.last_step,
         "hash": open_checkpoint(folder.checkpoint(recorder.last_step)).hash(full=True),
     }
