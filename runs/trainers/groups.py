@@ -59,7 +59,9 @@ class GroupTrainer(GRPOTrainer):
         self._rewards = (rewards * self.reward_weights.to(rewards.device)).sum(dim=1)
         return rewards
 
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], list[list[float]] | None]:
+    def _generate_single_turn(
+        self, *args: Any, **kwargs: Any
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
         if self._sampled is not None:
             ids, logprobs = zip(*self._sampled, strict=True)
             return list(ids), None if logprobs[0] is None else list(logprobs)
