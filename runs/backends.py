@@ -110,7 +110,6 @@ class Vllm(Sampler):
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # lanes side by side have divided the cores
             "VLLM_NO_USAGE_STATS": "1",
         }
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "TRL currently supports vLLM versions")  # `check` has looked
             from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
