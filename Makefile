@@ -14,7 +14,7 @@ help:
 	@echo "make smoke      the same road in under 2 minutes; checks the plumbing only"
 	@echo "make test       the tests"
 	@echo "make test-slow  the demo with its figures checked, and the report in headless Chromium"
-	@echo "make test-vllm  scrambled checkpoints in vLLM on the CPU, about 5 minutes with its set-up"
+	@echo "make test-vllm  scrambled checkpoints and rollouts in vLLM on the CPU, about 7 minutes with its set-up"
 	@echo "make check      format, lint, types"
 
 $(READY): pyproject.toml constraints.txt
@@ -48,12 +48,12 @@ test-slow: $(READY)
 $(VLLM_READY): pyproject.toml constraints.txt
 	@echo "== creating $(VLLM) and installing scramble with vLLM (3 GB, 2 to 3 minutes)"
 	$(PYTHON) -m venv --clear $(VLLM)
-	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[vllm,dev]'
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[runs,vllm,dev]'
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	@touch $(VLLM_READY)
 
 test-vllm: $(VLLM_READY)
-	@echo "== scrambled checkpoints in vLLM"
+	@echo "== scrambled checkpoints and rollouts in vLLM"
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m vllm
 
 check: $(READY)

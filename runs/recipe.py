@@ -20,6 +20,7 @@ from pydantic import (
 
 from runs.adapters import Adapter
 from runs.algorithms import Algorithm, Grpo
+from runs.backends import Backend, Transformers
 from runs.collapse import Collapse
 from runs.evaluation import Evaluation
 from runs.kl import Kl
@@ -53,6 +54,7 @@ class Recipe(Section):
     Attributes:
         name: first part of the run folder's name.
         model: start checkpoint, a folder or hub id.
+        backend: what samples completions, for algorithms that do.
         steps: updates of the weights.
         match: stop earlier, when the update is long enough.
         mask: train some of the weights only.
@@ -76,6 +78,7 @@ class Recipe(Section):
     task: Annotated[Task, Field(discriminator="name")]
     algorithm: Annotated[Algorithm, Field(discriminator="name")] = Grpo()
     optimizer: Annotated[Optimizer, Field(discriminator="name")] = AdamW()
+    backend: Annotated[Backend, Field(discriminator="name")] = Transformers()
     steps: PositiveInt
     match: Match | None = None
     mask: Annotated[Mask, Field(discriminator="kind")] | None = None
@@ -147,6 +150,17 @@ class Recipe(Section):
             raise ValueError(f"collapse.reward_below: the algorithm '{self.algorithm.name}' has no reward")
         return self
 
+    @model_validator(mode="after")
+    def _backend_samples(self) -> Recipe:
+        if self.backend.name != "transformers" and not self.algorithm.samples:
+            raise ValueError(
+                f"backend '{self.backend.name}' samples completions, which algorithm "
+                f"'{self.algorithm.name}' does not train on: leave the backend out"
+            )
+        if self.backend.name == "vllm" and (self.adapter or isinstance(self.task, Tools)):
+            raise ValueError("backend 'vllm' is not made for adapters or for the task 'tools'")
+        return self
+
     def identity(self, start_hash: str) -> str:
         """Digest of what decides the weights: the recipe, with what is in start and data, not their paths."""
         left_out = {"name", "model", "task", "evaluation", "report_to", "resume_every"}
@@ -208,7 +222,8 @@ def parse(kind: type[Model], content: dict[str, Any], where: str) -> Model:
 
 def _is_tag(key: tuple[int | str, ...], place: int) -> bool:
     """Whether this part of a key only says which algorithm, optimizer or task was meant."""
-    return place > 0 and key[place - 1] in ("algorithm", "optimizer", "task", "mask") and len(key) > place + 1
+    sections = ("algorithm", "backend", "mask", "optimizer", "task")
+    return place > 0 and key[place - 1] in sections and len(key) > place + 1
 
 
 def read_recipe(path: Path, **overrides: object) -> Recipe:

@@ -84,7 +84,7 @@ def run(
     with folder.locked():
         if folder.status == "finished":  # by another process, a moment ago
             return folder
-        here = {"versions": _versions(), "hardware": _hardware(threads)}
+        here = {"versions": _versions() | recipe.backend.versions(), "hardware": _hardware(threads)}
         step, record = folder.state_step, folder.record
         if step is not None and all(record.get(key) == value for key, value in here.items()):
             folder.cut_back(step)
@@ -99,10 +99,12 @@ def run(
                 data={"examples": len(examples), "hash": _data_hash(examples)},
                 held_out={"examples": len(held_out), "hash": _data_hash(held_out)} if held_out else None,
                 task=recipe.task.facts(),
+                backend=recipe.backend.model_dump(mode="json"),
                 **here,
                 began=datetime.now(UTC).isoformat(timespec="seconds"),
             )
         try:
+            recipe.backend.check()
             from runs.train import train
 
             with reporting(recipe.report_to, folder.path):

@@ -67,7 +67,7 @@ def train(
     Returns:
         What `run.json` says of it: `seconds`; of the `end` the last `step`, the `hash` of its checkpoint
         (None if weights were not finite), and with `match` the `update_norm` there and whether it was
-        `reached`; `collapsed`, if training did.
+        `reached`, and what the back end adds; `collapsed`, if training did.
 
     Raises:
         RunError: the task's scores are wrong, a loss or gradient is not finite, or memory ran out.
@@ -111,6 +111,7 @@ def train(
         adapted.rewritten if adapted else frozenset(),
     )
     with (
+        recipe.backend.session(),
         tempfile.TemporaryDirectory() as scratch,
         _out_of_memory(recipe),
         contextlib.redirect_stdout(sys.stderr),
@@ -120,7 +121,8 @@ def train(
                 model=model,
                 tokenizer=tokenizer,
                 rows=rows,
-                arguments=arguments(recipe, scratch),
+                arguments=arguments(recipe, scratch)
+                | recipe.backend.arguments(recipe.algorithm, rows, tokenizer),
                 optimizer=optimizer,
                 # The norm says which step is the last, and a state holds what all others remember.
                 callbacks=[one for one in (norm, kl, evaluator, recorder, resume) if one],
@@ -128,11 +130,14 @@ def train(
             )
         )
         trainer.remove_callback(PrinterCallback)
-        with recorder.watching():
+        sampled: dict[str, Any] = {}
+        with recorder.watching(), recipe.backend.sampling(trainer, recipe.seed):
             resume.train(trainer)
+            if not recorder.collapsed:
+                sampled = recipe.backend.finish(trainer)
     return {
         "seconds": round(recorder.seconds, 1),
-        "end": _end(recorder, norm),
+        "end": _end(recorder, norm) | sampled,
         **({"collapsed": recorder.collapsed} if recorder.collapsed else {}),
     }
 

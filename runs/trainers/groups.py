@@ -14,6 +14,7 @@ from runs.rollouts import Rollouts
 
 Advantages = Callable[[Float[Tensor, "prompt generation"]], Float[Tensor, "prompt generation"]]
 Group = list[dict[str, Any]]  # a prompt's row, once for each generation
+Completion = tuple[list[int], list[float] | None]  # token ids, and their log-probabilities if vLLM sampled
 
 
 class GroupTrainer(GRPOTrainer):
@@ -37,7 +38,7 @@ class GroupTrainer(GRPOTrainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.rollouts, self.resamples, self.advantages = rollouts, resamples, advantages
-        self._sampled: list[list[int]] | None = None
+        self._sampled: list[Completion] | None = None
         self._rewards: Tensor | None = None
         self._rows = {row["prompt"]: row for row in self.train_dataset} if resamples else {}
 
@@ -58,12 +59,15 @@ class GroupTrainer(GRPOTrainer):
         self._rewards = (rewards * self.reward_weights.to(rewards.device)).sum(dim=1)
         return rewards
 
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
+    def _generate_single_turn(
+        self, *args: Any, **kwargs: Any
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
         if self._sampled is not None:
-            return self._sampled, None
+            ids, logprobs = zip(*self._sampled, strict=True)
+            return list(ids), None if logprobs[0] is None else list(logprobs)
         return super()._generate_single_turn(*args, **kwargs)
 
-    def _with_spread(self, inputs: Group) -> tuple[Group, list[list[int]]]:
+    def _with_spread(self, inputs: Group) -> tuple[Group, list[Completion]]:
         """Sample, and sample other prompts in place of groups whose scores are all the same."""
         size = self.num_generations
         groups = [inputs[at : at + size] for at in range(0, len(inputs), size)]
@@ -82,7 +86,7 @@ class GroupTrainer(GRPOTrainer):
             resampled += len(places)
         self._metrics["train"]["resampled_groups"].append(resampled)
         self._metrics["train"]["groups_without_spread"].append(len(flat))
-        return [row for group in groups for row in group], [ids for group in sampled for ids in group]
+        return [row for group in groups for row in group], [one for group in sampled for one in group]
 
     def _unseen(self, groups: list[Group]) -> list[dict[str, Any]]:
         """Rows whose prompts are not in this batch, in the order in which they will be taken (last first)."""
@@ -91,13 +95,15 @@ class GroupTrainer(GRPOTrainer):
         random.Random(f"{self.args.seed}/{self.state.global_step}").shuffle(rows)
         return rows
 
-    def _sample(self, groups: list[Group]) -> list[list[list[int]]]:
-        """Token ids of completions, by group and generation."""
+    def _sample(self, groups: list[Group]) -> list[list[Completion]]:
+        """Completions by group and generation."""
         prompts = [row["prompt"] for group in groups for row in group]
         ids, images, fields = self._tokenize_prompts(prompts)
-        found, _ = super()._generate_single_turn(ids, images, fields, self.num_generations)
+        tokens, logprobs = super()._generate_single_turn(ids, images, fields, self.num_generations)
+        found = list(zip(tokens, logprobs or [None] * len(tokens), strict=True))
         return [found[at : at + self.num_generations] for at in range(0, len(found), self.num_generations)]
 
-    def _spread(self, group: Group, completions: list[list[int]]) -> bool:
-        texts = self.processing_class.batch_decode(completions, skip_special_tokens=True)
+    def _spread(self, group: Group, completions: list[Completion]) -> bool:
+        tokens = [ids for ids, _ in completions]
+        texts = self.processing_class.batch_decode(tokens, skip_special_tokens=True)
         return len(set(self.rollouts.scores(texts, [row["answer"] for row in group]))) > 1

@@ -34,7 +34,11 @@ ADAMW = {"name": "adamw", "learning_rate": 1e-3, "warmup_steps": 3}
 # Of all algorithms these have state of different kinds; eight examples are four steps an epoch.
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "grpo with mini-batches and KL, muon": (ON_POLICY["grpo with mini-batches and KL"], MUON, {}),
-    "dapo, adamw": (ON_POLICY["dapo"], ADAMW, {}),
+    "dapo, adamw, evaluated": (
+        ON_POLICY["dapo"],
+        ADAMW,
+        {"evaluation": {"size": 2, "samples": 2, "k": [1], "every": 3}},
+    ),
     "rejection_sft in micro-batches, sgd": (
         ON_POLICY["rejection_sft"] | {"micro_batch": 8},
         {"name": "sgd", "learning_rate": 0.05},
@@ -111,7 +115,7 @@ def ends(folder: RunFolder) -> tuple[Any, ...]:
         for row in folder.metrics
     ]
     kept = {path.name for path in (folder.path / "checkpoints").iterdir()}
-    record = [folder.record.get(key) for key in ("end", "trainable", "collapsed")]
+    record = [folder.record.get(key) for key in ("end", "trainable", "collapsed", "evaluation")]
     return rows, record, kept, {path.name for path in folder.path.iterdir()}
 
 
