@@ -24,19 +24,23 @@ SETTINGS = {"every": 2, "prompts": 5, "max_new_tokens": 7}
 
 
 def test_measuring_disturbs_no_training(content: dict[str, Any], tmp_path: Path) -> None:
-    for name in ("grpo", "sft"):
-        for precision in ("fp32", "bf16"):
-            own = content | {"algorithm": (ON_POLICY | SUPERVISED)[name], "steps": 3, "fp32_steps": [3]}
-            own |= {"precision": precision}
-            without, with_it = (
-                run(Recipe.model_validate(own | extra), tmp_path, threads=1)
-                for extra in ({}, {"kl": SETTINGS})
-            )
-            assert without.path != with_it.path
-            one, two = (weights(folder.checkpoint(3, fp32=True)) for folder in (without, with_it))
-            assert all(torch.equal(one[key], two[key]) for key in one)
-            assert ["kl_to_start" in row for row in with_it.metrics] == [False, True, True]
-            assert all(row["kl_to_start"] > 0 for row in with_it.metrics[1:])
+    for name, precision in (("grpo", "bf16"), ("sft", "fp32")):
+        own = content | {"algorithm": (ON_POLICY | SUPERVISED)[name], "steps": 3, "fp32_steps": [3]}
+        own |= {"precision": precision}
+        without, with_it = (
+            run(Recipe.model_validate(own | extra), tmp_path, threads=1) for extra in ({}, {"kl": SETTINGS})
+        )
+        assert without.path != with_it.path
+        one, two = (weights(folder.checkpoint(3, fp32=True)) for folder in (without, with_it))
+        assert all(torch.equal(one[key], two[key]) for key in one)
+        assert ["kl_to_start" in row for row in with_it.metrics] == [False, True, True]
+        assert all(row["kl_to_start"] > 0 for row in with_it.metrics[1:])
+
+
+def test_arithmetic_in_bf16_is_no_divergence(content: dict[str, Any], tmp_path: Path) -> None:
+    still = {"precision": "bf16", "optimizer": {"learning_rate": 1e-12}, "kl": SETTINGS}
+    recipe = Recipe.model_validate(content | {"algorithm": SUPERVISED["sft"]} | still)
+    assert abs(run(recipe, tmp_path, threads=1).metrics[-1]["kl_to_start"]) < 1e-9
 
 
 def test_it_is_the_divergence_on_what_the_start_said(start: Path) -> None:

@@ -17,8 +17,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 
 from runs import resume
+from runs.adapters import Adapted, Adapter
 from runs.folder import RunFolder
 from runs.recipe import Recipe
 from runs.recorder import Recorder
@@ -204,6 +206,15 @@ def test_another_machine_starts_anew(recipe_of: Any, tmp_path: Path) -> None:
     folder = run(recipe, tmp_path, threads=1)
     assert "resumed" not in folder.record
     assert [row["step"] for row in folder.metrics] == list(range(1, STEPS + 1))
+
+
+def test_a_state_holds_what_is_trained_and_what_an_adapter_rewrote(start: Path, tmp_path: Path) -> None:
+    for name, rewrites in (("lora", False), ("pissa", True)):
+        model = AutoModelForCausalLM.from_pretrained(start)
+        wrapped = Adapted(model, Adapter(name=name, rank=2, targets=("q_proj",)), 1)
+        held = resume.Resume(RunFolder(tmp_path), model, 1, 1, {}, wrapped.rewritten).weights
+        assert all("q_proj." in one for one in held)
+        assert any(one.endswith("base_layer.weight") for one in held) == rewrites
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3)
