@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "== creating $(VENV) and installing scramble with the pinned set (2 to 3 GB, 2 to 4 minutes)"
 	@$(PYTHON) -c 'import sys; v = sys.version_info; assert (3, 11) <= v < (3, 14), f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}"'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[runs,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[runs,track,dev]'
 	@touch $(READY)
 
 demo: $(READY)
