@@ -56,7 +56,6 @@ def test_without_report_to_nothing_is_imported_and_nobody_is_called(
 
 
 def test_tensorboard_has_the_metrics(content: dict[str, Any], tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     plain = run(Recipe.model_validate(content), tmp_path / "plain", threads=1)
