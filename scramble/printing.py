@@ -20,6 +20,7 @@ from scramble.errors import TargetError
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
 
@@ -41,6 +42,26 @@ def _checked_table(path: Path | None) -> Path | None:
     return path
 
 
+def _checked_plot(path: Path | None) -> Path | None:
+    """Before anything is computed."""
+    if path is not None:
+        from scramble.plots import check_target
+
+        check_target(path)
+    return path
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write what `--plot` asked for.
+
+    Raises:
+        TargetError: it cannot be written.
+    """
+    from scramble.plots import save
+
+    save(figure, path)
+
+
 def _quieten(asked: bool) -> bool:
     """huggingface_hub has bars of its own, and reads this when it is imported."""
     if asked:
@@ -57,6 +78,10 @@ TableOption = Annotated[
     typer.Option(
         "--table", help="Write the rows into this .csv, .json or .parquet file too.", callback=_checked_table
     ),
+]
+PlotOption = Annotated[
+    Path | None,
+    typer.Option("--plot", help="Draw the figure into this .svg or .png file.", callback=_checked_plot),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing target.")]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write.")]
@@ -80,11 +105,19 @@ def counter(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def emit(rows: Sequence[Row], meta: Mapping[str, Any], format: Format, table: Path | None = None) -> None:
+def emit(
+    rows: Sequence[Row],
+    meta: Mapping[str, Any],
+    format: Format,
+    table: Path | None = None,
+    *,
+    details: Sequence[str] = (),
+) -> None:
     """Print a result: rows under `rows` and `meta` beside them (JSON), or the rows alone (CSV, table).
 
     Args:
         table: a file that the same rows are written into, in the format of its name.
+        details: columns that a printed table leaves to the other formats.
     """
     if table:
         _write_table(rows, meta, table)
@@ -93,7 +126,10 @@ def emit(rows: Sequence[Row], meta: Mapping[str, Any], format: Format, table: Pa
     elif format is Format.csv:
         sys.stdout.write(_csv(rows))
     else:
-        _print_table(rows, meta)
+        hidden = [name for name in details if rows and name in rows[0]]
+        shown = [{name: value for name, value in row.items() if name not in hidden} for row in rows]
+        more = {"also in csv and json": ", ".join(hidden)} if hidden else {}
+        _print_table(shown, {**meta, **more})
 
 
 def records(table: pandas.DataFrame) -> list[dict[str, Any]]:
@@ -149,17 +185,34 @@ def _print_table(rows: Sequence[Row], meta: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     console = Console(width=None if sys.stdout.isatty() else 200)
-    for key, value in meta.items():
+    rows, runs = _numbered_runs(rows)
+    for key, value in {**meta, **runs}.items():
         console.print(f"{key}: {_cell(value)}", highlight=False, markup=False, soft_wrap=True)
-    if not rows:
+    names = [name for name in (rows[0] if rows else {}) if any(row[name] is not None for row in rows)]
+    if not names:
         return
     table = Table(show_edge=False, box=None, pad_edge=False)
-    for name in rows[0]:
+    for name in names:
         numeric = all(isinstance(row[name], int | float | None) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        # Long names break at their underscores, never inside a word.
+        heading = name.replace("_", "_\n") if len(names) > 12 else name
+        table.add_column(
+            heading, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric, min_width=4
+        )
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_row(*(_cell(row[name]) for name in names))
     console.print(table, highlight=False, markup=False)
+
+
+def _numbered_runs(rows: Sequence[Row]) -> tuple[Sequence[Row], dict[str, str]]:
+    """Runs by number, where there are several, and what the numbers stand for; for reading only."""
+    columns = [name for name in (rows[0] if rows else {}) if name in ("run", "run_a", "run_b")]
+    runs = list(dict.fromkeys(str(row[name]) for name in columns for row in rows))
+    if len(runs) < 2:
+        return rows, {}
+    numbers = {run: str(number) for number, run in enumerate(runs, 1)}
+    found = [{**row, **{name: numbers[str(row[name])] for name in columns}} for row in rows]
+    return found, {f"run {number}": run for run, number in numbers.items()}
 
 
 def _cell(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,23 @@ class TensorEntry:
             CheckpointError: stored in a format that is not a plain float.
         """
         return self._mapped(self.storage.word, self.shape)
+
+    def read(self, low: int, out: Array) -> None:
+        """Fill `out` with words of the flattened tensor, from word `low` on, without mapping them.
+
+        Raises:
+            CheckpointError: the file has become shorter.
+        """
+        file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            at, view = self.start + low * out.itemsize, memoryview(out.data).cast("B")
+            while view:
+                got = os.preadv(file, [view], at)
+                if not got:
+                    raise CheckpointError(f"{self.path}: truncated while it was read")
+                at, view = at + got, view[got:]
+        finally:
+            os.close(file)
 
     def bytes(self) -> Array:
         """What is stored, whatever its format: a read-only memory map."""

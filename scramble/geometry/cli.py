@@ -12,11 +12,13 @@ from scramble.printing import (
     ForceOption,
     Format,
     FormatOption,
+    PlotOption,
     QuietOption,
     TableOption,
     counter,
     emit,
     records,
+    save_figure,
 )
 from scramble.updates.cli import ByOption, levels_of
 
@@ -28,7 +30,6 @@ ModulesOption = Annotated[
 EmbeddingsOption = Annotated[
     bool, typer.Option("--embeddings", help="Embeddings and output heads too; slow, they are large.")
 ]
-PlotOption = Annotated[Path | None, typer.Option(help="Draw the figure into this .svg or .png file.")]
 
 
 def commands(app: typer.Typer) -> None:
@@ -56,12 +57,9 @@ def spectra(
     """How far a run turned singular subspaces (degrees) and moved singular values (NSS), bounds checked."""
     from scramble.geometry import spectra as tables
     from scramble.geometry.matrices import Selection
-    from scramble.plots import check_target, save
     from scramble.updates.ends import open_run
 
     levels = levels_of(by)
-    if plot:
-        check_target(plot)
     opened = open_run(run)
     chosen = Selection(layers, modules.split(",") if modules else (), embeddings)
     with counter("decomposing matrices", quiet) as progress:
@@ -71,7 +69,7 @@ def spectra(
     if plot:
         from scramble.geometry.figures import spectra_figure
 
-        save(spectra_figure(measured), plot)
+        save_figure(spectra_figure(measured), plot)
     meta = {
         "start": str(opened.start.folder),
         "end": str(opened.end.folder),
@@ -116,7 +114,6 @@ def principal(
     from scramble.geometry.mask_file import MaskFile, refuse_existing
     from scramble.geometry.masks import MASKS
     from scramble.geometry.matrices import Selection
-    from scramble.plots import check_target, save
     from scramble.updates.ends import open_run
 
     levels, alphas = levels_of(by), _alphas(sweep, alpha)
@@ -126,8 +123,6 @@ def principal(
         raise SelectionError("--write takes one --alpha, not a --sweep")
     if write:
         refuse_existing(write, force)
-    if plot:
-        check_target(plot)
     opened = open_run(run)
     chosen = Selection(layers, modules.split(",") if modules else (), embeddings)
     file = MaskFile()
@@ -145,7 +140,7 @@ def principal(
     if plot:
         from scramble.geometry.figures import principal_figure
 
-        save(principal_figure(counts), plot)
+        save_figure(principal_figure(counts), plot)
     meta = {
         "start": str(opened.start.folder),
         "end": str(opened.end.folder),

@@ -3,12 +3,14 @@
 A safetensors file. Each tensor holds `numpy.packbits` of a mask in row-major order: uint8, the first weight
 in the highest bit, the last byte filled with zeros. The metadata hold the shapes (`shapes`, JSON) and what
 the mask is (`mask`, `rank`, `alpha`, `seed`, `start`, the hash of the checkpoint with its masked tensors).
-Weights that have no mask, such as norms and biases, are not in it.
+Weights that have no mask, such as norms and biases, are not in it. Masks of several runs are named
+`<number of the run>/<weight>`, from 0, with the runs in the metadata (`runs`, JSON).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +31,7 @@ class MaskFile:
         self._packed: dict[str, UInt8[np.ndarray, " bytes"]] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
 
-    def add(self, tensor: str, mask: Bool[np.ndarray, "rows columns"]) -> None:
+    def add(self, tensor: str, mask: Bool[np.ndarray, ...]) -> None:
         """The mask of a weight, by the weight's name."""
         self._packed[tensor], self._shapes[tensor] = np.packbits(mask), mask.shape
 
@@ -55,7 +57,7 @@ class MaskFile:
             raise TargetError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def read_masks(path: Path) -> dict[str, Bool[np.ndarray, "rows columns"]]:
+def read_masks(path: Path) -> dict[str, Bool[np.ndarray, ...]]:
     """Masks by the name of their weight.
 
     Raises:
@@ -68,8 +70,8 @@ def read_masks(path: Path) -> dict[str, Bool[np.ndarray, "rows columns"]]:
             shapes = json.loads((file.metadata() or {})["shapes"])
             packed = {name: file.get_tensor(name) for name in shapes}
         return {
-            name: np.unpackbits(packed[name], count=rows * columns).reshape(rows, columns).astype(bool)
-            for name, (rows, columns) in shapes.items()
+            name: np.unpackbits(packed[name], count=math.prod(shape)).reshape(shape).astype(bool)
+            for name, shape in shapes.items()
         }
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: not a file of masks ({error})") from None

@@ -23,7 +23,15 @@ MASKS = ("principal", "low_magnitude", "safe", "complement", "principal_not_low"
 def principal_masks(
     weight: Float64[np.ndarray, "rows columns"], rank: int, alphas: Sequence[float]
 ) -> list[Bool[np.ndarray, "rows columns"]]:
-    """The top-alpha shares of `|rank-k SVD reconstruction|`, one mask for each of `alphas`.
+    """The top-alpha shares of `principal_scores`, one mask for each of `alphas`."""
+    values = principal_scores(weight, rank, alphas)
+    return [largest(values, count_of(alpha, values.size)) for alpha in alphas]
+
+
+def principal_scores(
+    weight: Float64[np.ndarray, "rows columns"], rank: int, alphas: Sequence[float]
+) -> Float64[np.ndarray, "rows columns"]:
+    """`|rank-k SVD reconstruction|`, fit to take the top-alpha shares of.
 
     Large weights go the fast way (`scramble.geometry.reconstruction`) where its error bound, doubled so that
     a full SVD may err as much, leaves no entry in doubt; else a full SVD decides.
@@ -32,10 +40,9 @@ def principal_masks(
     if factors is not None:
         values = np.abs(factors.left @ factors.right)
         if all(_certain(values, count_of(alpha, values.size), factors) for alpha in alphas):
-            return [largest(values, count_of(alpha, values.size)) for alpha in alphas]
+            return values
     factors = full_factors(weight, rank)
-    values = np.abs(factors.left @ factors.right)
-    return [largest(values, count_of(alpha, values.size)) for alpha in alphas]
+    return np.abs(factors.left @ factors.right)
 
 
 def low_magnitude_mask(

@@ -33,18 +33,24 @@ class Selection:
     embeddings: bool = False
 
 
-def matrices(run: Run, chosen: Selection) -> list[str]:
+def matrices(run: Run, chosen: Selection, *, every: bool = False) -> list[str]:
     """Names of the chosen matrices; tensors that are not matrices with sides above 1 are passed over.
+
+    Args:
+        every: take tensors of all shapes instead.
 
     Raises:
         SelectionError: a layer or a module that the run does not have, or nothing is left.
     """
     shapes = {name: run.start.tensors[name].shape for name in run.tensors}
-    places = {name: place(name) for name, shape in shapes.items() if len(shape) == 2 and min(shape) > 1}
+    what = "tensor" if every else "matrix"
+    places = {
+        name: place(name) for name, shape in shapes.items() if every or (len(shape) == 2 and min(shape) > 1)
+    }
     wanted = set(chosen.modules)
     if unknown := sorted(wanted - {str(one["module"]) for one in places.values()}):
         held = sorted({str(one["module"]) for one in places.values()})
-        raise SelectionError(f"--modules: no matrix '{unknown[0]}' here; there are {', '.join(held)}")
+        raise SelectionError(f"--modules: no {what} '{unknown[0]}' here; there are {', '.join(held)}")
     if not wanted and not chosen.embeddings:
         places = {name: one for name, one in places.items() if one["module"] not in EMBEDDINGS}
     if wanted:
@@ -54,7 +60,7 @@ def matrices(run: Run, chosen: Selection) -> list[str]:
         kept = selected_layers(chosen.layers, 1 + max(numbers, default=-1))
         places = {name: one for name, one in places.items() if one["layer"] in kept}
     if not places:
-        raise SelectionError(f"{run.name}: no matrix is left to measure; embeddings need --embeddings")
+        raise SelectionError(f"{run.name}: no {what} is left to measure; embeddings need --embeddings")
     return list(places)
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from scramble.geometry.masks import all_masks
 from scramble.geometry.matrices import Selection, matrices, read_ends
 from scramble.geometry.subspaces import PRINCIPAL_RANK, limited
-from scramble.updates.counts import Side, side
+from scramble.updates.counts import Matched, matched
 from scramble.updates.ends import Run
 from scramble.updates.ratios import place, pool
 
@@ -51,7 +51,7 @@ def count_masks(
     rows: list[dict[str, object]] = []
     for done, name in enumerate(names):
         start, _ = read_ends(run, name)
-        update = side(run.read(name, "raw"))
+        update = matched(run.read(name, "raw"))
         masks = all_masks(start, limited(rank, start.shape), alphas, seed, name)
         for alpha, named in zip(alphas, masks, strict=True):
             visit(name, alpha, named)
@@ -69,7 +69,7 @@ def principal(counts: pd.DataFrame, levels: Sequence[str] = ("model", "module", 
     `overlap_update` is `|Mx and M| / |M|`, the paper's overlap ratio: the share of the changed weights that
     lie in the mask; `overlap_mask` is `|Mx and M| / |Mx|`, the share of the mask that changed. Behind each
     stand `chance_`, were the changes of every matrix spread evenly over it, and `magnitude_matched_`, had
-    every magnitude key of a matrix its own change rate (NaN where a start is off the bf16 grid). Pooled
+    every magnitude key of a matrix its own change rate. Pooled
     baselines are sums over matrices, so a module's chance is chance within its matrices.
     """
     parts = []
@@ -86,16 +86,14 @@ def principal(counts: pd.DataFrame, levels: Sequence[str] = ("model", "module", 
     return pd.concat(parts, ignore_index=True)
 
 
-def _counts(mask: Bool[np.ndarray, " n"], update: Side) -> dict[str, object]:
+def _counts(mask: Bool[np.ndarray, " n"], update: Matched) -> dict[str, object]:
     marked, changed = int(np.count_nonzero(mask)), int(np.count_nonzero(update.mask))
-    matched = float("nan")
-    if update.update.on_grid:
-        matched = float(np.bincount(update.key[mask], minlength=len(update.rate)) @ update.rate)
+    expected = np.bincount(update.key[mask], minlength=len(update.rate)) @ update.rate
     return {
         "n": mask.size,
         "marked": marked,
         "changed": changed,
         "both": int(np.count_nonzero(mask & update.mask)),
         "chance": marked * changed / mask.size,
-        "magnitude_matched": matched,
+        "magnitude_matched": float(expected),
     }

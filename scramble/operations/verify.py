@@ -17,8 +17,9 @@ import numpy as np
 from scramble.actions import Action, Actions, Stage, inverse, recall, resolve
 from scramble.axes import Array
 from scramble.checkpoints import STORAGES, TIED, Checkpoint, locate, open_checkpoint
-from scramble.errors import ManifestError, MismatchError, SelectionError, UndecidedError
+from scramble.errors import ManifestError, MismatchError, UndecidedError
 from scramble.manifest import Equivalence, LayerErrors, has_manifest, read_manifest
+from scramble.prompts import LENGTH, read_prompts
 from scramble.symmetries.draws import generator
 from scramble.transform import exact, off, rounded
 
@@ -36,8 +37,7 @@ RESOLUTION = {"float64": 1e-12, "float32": 1e-6}
 STORAGE_FACTOR = 2.0
 NOISE_DRAWS = 8
 _NO_PART_IN_THE_FUNCTION = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
-_TOKENIZERS = ("tokenizer*", "vocab*", "*.model", "tekken.json")
-SEQUENCES, LENGTH, MOST_SEQUENCES = 4, 32, 16
+SEQUENCES = 4
 
 
 @dataclass(frozen=True)
@@ -259,24 +259,7 @@ def _tokens(base: Checkpoint, prompts: Path | None) -> Int64[np.ndarray, "batch 
     if prompts is None:
         vocabulary = base.architecture.sizes["vocab"]
         return np.random.default_rng(0).integers(0, vocabulary, (SEQUENCES, LENGTH))
-    from transformers import AutoTokenizer
-
-    try:
-        text = prompts.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SelectionError(f"{prompts}: cannot be read as text ({error})") from None
-    # Without its files transformers makes up an empty tokenizer for some families.
-    if not any(path for pattern in _TOKENIZERS for path in base.folder.glob(pattern)):
-        raise SelectionError(f"{base.folder}: no tokenizer for --prompts")
-    try:
-        found = AutoTokenizer.from_pretrained(base.folder)(text)["input_ids"]
-    except Exception as error:  # whatever a tokenizer's files can make transformers raise
-        raise SelectionError(f"{base.folder}: no tokenizer for --prompts ({error})") from None
-    length = min(LENGTH, len(found))
-    if length < 2:
-        raise SelectionError(f"{prompts}: fewer than two tokens")
-    count = min(len(found) // length, MOST_SEQUENCES)
-    return np.array(found[: count * length], dtype=np.int64).reshape(count, length)
+    return read_prompts(base.folder, prompts)
 
 
 def _same_tensors(base: Checkpoint, model: Checkpoint) -> dict[str, str]:

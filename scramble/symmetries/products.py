@@ -25,18 +25,27 @@ def products_on(device: str | None) -> Iterator[None]:
     """
     global _device
     if device is not None:
-        import torch
-
-        try:
-            torch.empty(1, device=device, dtype=torch.float64).cpu()
-        except (RuntimeError, AssertionError, TypeError) as error:  # NotImplementedError is a RuntimeError
-            first = str(error).splitlines()[0]
-            raise SelectionError(f"--device {device}: not here ({first})") from None
+        check_device(device)
     before, _device = _device, device
     try:
         yield
     finally:
         _device = before
+
+
+def check_device(device: str) -> None:
+    """Whether torch can compute in float64 there.
+
+    Raises:
+        SelectionError: torch has no such device here.
+    """
+    import torch
+
+    try:
+        torch.empty(1, device=device, dtype=torch.float64).cpu()
+    except (RuntimeError, AssertionError, TypeError) as error:  # NotImplementedError is a RuntimeError
+        first = str(error).splitlines()[0]
+        raise SelectionError(f"--device {device}: not here ({first})") from None
 
 
 def multiply(x: Array, matrices: Array, out: Array) -> None:

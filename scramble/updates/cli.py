@@ -8,11 +8,39 @@ from typing import Annotated
 import typer
 
 from scramble.errors import ManifestError, SelectionError
-from scramble.printing import Format, FormatOption, QuietOption, TableOption, counter, emit, records
+from scramble.printing import (
+    Format,
+    FormatOption,
+    PlotOption,
+    QuietOption,
+    TableOption,
+    counter,
+    emit,
+    records,
+    save_figure,
+)
 
 ByOption = Annotated[
     str, typer.Option(help="Levels, comma-separated: model, module, layer, layer-module, tensor.")
 ]
+
+EtaOption = Annotated[
+    float,
+    typer.Option(
+        min=0.0, help="Count as changed what moved by more than this share of its size; 0: whose bits differ."
+    ),
+]
+
+DETAILS = (
+    "overlap_b",
+    "jaccard_above_chance",
+    "jaccard_above_rounding_only",
+    "jaccard_above_magnitude_matched",
+    "jaccard_above_row_column_matched",
+    "update_rank_correlation",
+    "sign_agreement",
+    "non_finite",
+)
 
 
 def commands(app: typer.Typer) -> None:
@@ -23,18 +51,27 @@ def commands(app: typer.Typer) -> None:
 def diff(
     run: Annotated[str, typer.Argument(metavar="START:END", help="The two ends of a run.")],
     by: ByOption = "model,module,layer",
+    eta: EtaOption = 0.0,
+    plot: PlotOption = None,
     table: TableOption = None,
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
     """Which weights a run changed: sparsity of its bf16 update by tensor, module and layer."""
     from scramble.updates.ends import open_run
+    from scramble.updates.tables import count_updates
     from scramble.updates.tables import diff as scramble_diff
 
     levels = levels_of(by)
     opened = open_run(run)
-    meta = {"start": str(opened.start.folder), "end": str(opened.end.folder)}
-    emit(records(scramble_diff(opened, levels)), meta, format, table)
+    with counter("counting changes", quiet) as progress:
+        counts = count_updates(opened, progress, eta=eta)
+    if plot:
+        from scramble.updates.figures import diff_figure
+
+        save_figure(diff_figure(counts), plot)
+    meta = {"start": str(opened.start.folder), "end": str(opened.end.folder)} | _rule(eta)
+    emit(records(scramble_diff(counts, levels)), meta, format, table)
 
 
 def overlap(
@@ -52,13 +89,18 @@ def overlap(
     decompose: Annotated[
         bool, typer.Option(help="What the overlap above chance is made of (with --row-column).")
     ] = False,
+    mean: Annotated[
+        bool, typer.Option("--mean", help="Means over all pairs in place of every pair.")
+    ] = False,
+    eta: EtaOption = 0.0,
+    plot: PlotOption = None,
     table: TableOption = None,
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
     """How far the updates of runs overlap, pair by pair, beside what chance and magnitude alone give."""
     from scramble.updates.ends import FRAMES, open_run
-    from scramble.updates.tables import count_pairs, decomposed
+    from scramble.updates.tables import count_pairs, decomposed, mean_pairs
     from scramble.updates.tables import overlap as scramble_overlap
 
     levels = levels_of(by)
@@ -74,15 +116,25 @@ def overlap(
     if not undone:
         frames = ["raw"]
     with counter("comparing tensors", quiet) as progress:
-        counts = count_pairs(opened, frames, progress, row_column=row_column or decompose)
-        found = (decomposed if decompose else scramble_overlap)(counts, levels)
+        counts = count_pairs(opened, frames, progress, row_column=row_column or decompose, eta=eta)
+    found = (decomposed if decompose else scramble_overlap)(counts, levels)
+    if mean:
+        found = mean_pairs(found)
+    if plot:
+        from scramble.updates import figures
+
+        save_figure((figures.decomposition_figure if decompose else figures.overlap_figure)(counts), plot)
     bf16 = sorted(run.name for run in opened if run.end.storage(run.tensors[0]).name == "BF16")
     meta = {
         "runs": len(opened),
         "aligned": ", ".join(undone) or "none: no START carries a scramble.json",
         "updates_from_bf16_ends": ", ".join(bf16) or "none",
-    }
-    emit(records(found), meta, format, table)
+    } | _rule(eta)
+    emit(records(found), meta, format, table, details=DETAILS)
+
+
+def _rule(eta: float) -> dict[str, str]:
+    return {"changed": f"|w+ - w0| > {eta:g} max(|w+|, |w0|)"} if eta else {}
 
 
 def levels_of(by: str) -> list[str]:

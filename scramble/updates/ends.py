@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32, UInt16
 
 from scramble.actions import Actions, inverse, recorded, resolve
 from scramble.axes import Array
@@ -18,27 +17,10 @@ from scramble.errors import ManifestError, MismatchError, SelectionError
 from scramble.manifest import check_scrambled, check_source, is_scrambled, read_manifest
 from scramble.symmetries import act
 from scramble.updates.masks import bf16_words, float32_values
+from scramble.updates.streams import FileStream, Update
 
 Frame = Literal["raw", "aligned"]
 FRAMES: tuple[Frame, ...] = ("raw", "aligned")
-
-
-@dataclass(frozen=True)
-class Update:
-    """One tensor of one run.
-
-    Attributes:
-        start, end: as bf16 words.
-        delta: the update, in float32.
-        on_grid: whether the start weights are bf16 values.
-        fine: whether the update is known more finely than bf16 rounding lets through.
-    """
-
-    start: UInt16[np.ndarray, ...]
-    end: UInt16[np.ndarray, ...]
-    delta: Float32[np.ndarray, ...]
-    on_grid: bool = True
-    fine: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,6 +44,10 @@ class Run:
         """Names of the weights to count, tied ones once."""
         return self.start.parameters
 
+    def stream(self, name: str) -> FileStream:
+        """One tensor as it is stored, to be read block by block."""
+        return FileStream(self.start.tensors[name], self.end.tensors[name])
+
     def read(self, name: str, frame: Frame) -> Update:
         """One tensor. In the aligned frame the update is mapped back and added to the base, then rounded.
 
@@ -71,21 +57,25 @@ class Run:
         there = self.undo[name].source if aligned else name
         start_storage, end_storage = self.start.storage(there), self.end.storage(there)
         start, end = self.start.words(there), self.end.words(there)
-        delta = float32_values(end, end_storage) - float32_values(start, start_storage)
-        grid, fine = _on_grid(start, start_storage), not _on_grid(end, end_storage)
+        before = float32_values(start, start_storage)
+        with np.errstate(invalid="ignore", over="ignore"):
+            delta = float32_values(end, end_storage) - before
+        delta[~np.isfinite(delta)] = 0
+        fine, values = not _on_grid(end, end_storage), None if start_storage.name == "BF16" else before
         start, end = bf16_words(start, start_storage), bf16_words(end, end_storage)
         if not aligned or self.base is None:
-            return Update(start, end, delta, grid, fine)
+            return Update(start, end, delta, fine, values)
         layout, elements = self.undo[name].layout, self.undo[name].elements
         sizes = self.base.architecture.sizes
         if self.undo[name].exact:
             moved = [act(part, layout, sizes, elements) for part in (start, end, delta)]
-            return Update(moved[0], moved[1], moved[2], grid, fine)
+            values = None if values is None else act(values, layout, sizes, elements)
+            return Update(moved[0], moved[1], moved[2], fine, values)
         back = act(delta.astype(np.float64), layout, sizes, elements)
         words, storage = self.base.words(name), self.base.storage(name)
         landed = STORAGES["BF16"].encode(storage.decode(words) + back)
-        grid = _on_grid(words, storage)
-        return Update(bf16_words(words, storage), landed, back.astype(np.float32), grid, fine)
+        values = None if storage.name == "BF16" else float32_values(words, storage)
+        return Update(bf16_words(words, storage), landed, back.astype(np.float32), fine, values)
 
 
 def _on_grid(words: Array, storage: Storage) -> bool:

@@ -13,8 +13,6 @@ from scramble.axes import Array
 from scramble.checkpoints import STORAGES, Storage
 from scramble.checkpoints.storage import bf16_to_float32
 
-KEYS = 512
-
 
 def bf16_words(words: Array, storage: Storage) -> UInt16[np.ndarray, ...]:
     """Stored words as bf16, rounded if they are not bf16 already."""
@@ -31,8 +29,18 @@ def float32_values(words: Array, storage: Storage) -> Float32[np.ndarray, ...]:
     return np.asarray(words, dtype=np.float32)
 
 
-def changed(start: UInt16[np.ndarray, ...], end: UInt16[np.ndarray, ...]) -> Bool[np.ndarray, ...]:
-    """Where two bf16 tensors differ as words; +0 equals -0, NaNs are compared as words."""
+def changed(
+    start: UInt16[np.ndarray, ...], end: UInt16[np.ndarray, ...], eta: float = 0.0
+) -> Bool[np.ndarray, ...]:
+    """Where two bf16 tensors differ as words; +0 equals -0, NaNs are compared as words.
+
+    Args:
+        eta: if positive, the paper's tolerance rule: `|w+ - w0| > eta * max(|w+|, |w0|)`.
+    """
+    if eta > 0:
+        old, new = (bf16_to_float32(one).astype(np.float64) for one in (start, end))
+        with np.errstate(invalid="ignore", over="ignore"):
+            return np.abs(new - old) > eta * np.maximum(np.abs(new), np.abs(old))
     return (start != end) & (((start | end) & 0x7FFF) != 0)
 
 
@@ -41,10 +49,17 @@ def non_finite(words: UInt16[np.ndarray, ...]) -> int:
     return int(np.count_nonzero((words & 0x7F80) == 0x7F80))
 
 
-def magnitude_key(words: UInt16[np.ndarray, ...]) -> UInt16[np.ndarray, ...]:
-    """(exponent, mantissa is zero) of bf16 words as one number below `KEYS`.
+def magnitude_key(
+    words: UInt16[np.ndarray, "*shape"], values: Float32[np.ndarray, "*shape"] | None = None
+) -> UInt16[np.ndarray, "*shape"]:
+    """What fixes a weight's rounding threshold, as a number (`scramble.updates.kernels.keys`).
 
-    They fix the rounding threshold: half an ULP, and a quarter towards zero just at a power of two.
+    Args:
+        values: the weights in float32, where they are finer than their bf16 words.
     """
-    key: UInt16[np.ndarray, ...] = ((words >> 6) & 0x1FE) | ((words & 0x7F) == 0)
-    return key
+    from scramble.updates import kernels
+
+    found = np.empty(words.size, np.uint16)
+    flat = None if values is None else np.ascontiguousarray(values).reshape(-1)
+    kernels.keys(np.ascontiguousarray(words).reshape(-1), flat, found)
+    return found.reshape(words.shape)

@@ -22,10 +22,14 @@ def place(tensor: str) -> dict[str, object]:
 
     >>> place("model.layers.3.self_attn.q_proj.bias")
     {'layer': 3, 'module': 'q_proj', 'tensor': 'model.layers.3.self_attn.q_proj.bias'}
+    >>> place("model.layers.3.mlp.experts.down_proj_bias")["module"]
+    'down_proj'
     """
     found = re.search(r"\.(\d+)\.", tensor)
-    parts = tensor.split(".")
-    module = parts[-2] if len(parts) > 1 else parts[0]
+    parts = [part for part in tensor.split(".") if not part.isdigit()]
+    if len(parts) > 1 and parts[-1] in ("weight", "bias"):
+        parts.pop()
+    module = parts[-1].removesuffix("_bias")
     return {"layer": int(found.group(1)) if found else None, "module": module, "tensor": tensor}
 
 
@@ -74,7 +78,8 @@ def pair_ratios(counts: pd.DataFrame) -> pd.DataFrame:
     )
     expected = {"chance": total, "rounding_only": c["rounding_only_a"] + c["rounding_only_b"]}
     expected["magnitude_matched"] = total
-    expected["row_column_matched"] = c["row_column_matched_a"] + c["row_column_matched_b"]
+    if "row_column_matched" in c:
+        expected["row_column_matched"] = c["row_column_matched_a"] + c["row_column_matched_b"]
     for baseline, changes in expected.items():
         found[baseline] = _ratio(c[baseline], changes - c[baseline])
     for baseline in expected:
@@ -86,6 +91,7 @@ def pair_ratios(counts: pd.DataFrame) -> pd.DataFrame:
     ):
         found[name] = _ratio(c[top], np.sqrt(c[a] * c[b]))
     found["sign_agreement"] = _ratio(c["same_sign"], c["signed"])
+    found["non_finite"] = c["non_finite"]
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import combinations
 
@@ -10,9 +11,11 @@ import numpy as np
 import pandas as pd
 
 from scramble.errors import MismatchError
-from scramble.updates.counts import Side, pair_counts, side, update_counts
+from scramble.updates.counts import fit_counts, fitted_rate, pair_counts, update_counts
 from scramble.updates.ends import FRAMES, Frame, Run, comparable
+from scramble.updates.joint import count, threads
 from scramble.updates.ratios import decomposition, pair_ratios, place, pool, update_ratios
+from scramble.updates.streams import ArrayStream
 
 Progress = Callable[[int, int], None]
 PAIR = ["run_a", "run_b", "same_seed", "frame"]
@@ -27,11 +30,27 @@ EMBEDDINGS = {
     "word_embeddings",
 }
 
+NORMS = r"norm|^ln_"
 
-def diff(run: Run, levels: Sequence[str] = ("model", "module", "layer")) -> pd.DataFrame:
-    """Sparsity of one run's update, at each level; `model` comes with and without the embeddings."""
-    rows = [place(name) | asdict(update_counts(run.read(name, "raw"))) for name in run.tensors]
-    counts = pd.DataFrame(rows)
+
+def count_updates(
+    run: Run, progress: Progress = lambda done, total: None, *, eta: float = 0.0
+) -> pd.DataFrame:
+    """Additive counts of one run, one row a tensor.
+
+    Args:
+        eta: if positive, the paper's tolerance rule in place of "the bits differ" (see `joint.count`).
+    """
+    rows: list[dict[str, object]] = []
+    with ThreadPoolExecutor(threads()) as pool:
+        for name in run.tensors:
+            rows.append(place(name) | asdict(update_counts(count([run.stream(name)], pool, eta=eta))))
+            progress(len(rows), len(run.tensors))
+    return pd.DataFrame(rows)
+
+
+def diff(counts: pd.DataFrame, levels: Sequence[str] = ("model", "module", "layer")) -> pd.DataFrame:
+    """Sparsity at each level, from `count_updates`; `model` comes with and without embeddings and norms."""
     return pd.concat([update_ratios(part) for part in _pooled(counts, levels, [])], ignore_index=True)
 
 
@@ -41,31 +60,37 @@ def count_pairs(
     progress: Progress = lambda done, total: None,
     *,
     row_column: bool = False,
+    eta: float = 0.0,
 ) -> pd.DataFrame:
     """Additive counts of every pair of runs, one row a tensor, pair and frame; each tensor is read once.
 
+    Args:
+        row_column: fit change rates by row and column too: a second pass, with whole tensors in memory.
+        eta: as in `count_updates`.
+
     Raises:
         MismatchError: the runs are not of one model, or cannot be aligned because they have two bases.
-        SelectionError: a run is listed twice.
+        SelectionError: a run is listed twice, or more than eight are.
     """
     comparable(runs)
     frames = [frame for frame in FRAMES if frame in frames]
     rows: list[dict[str, object]] = []
     names = runs[0].tensors
-    for done, name in enumerate(names):
-        for frame in frames:
-            untouched = not any(name in run.undo for run in runs)
-            if frame == "aligned" and "raw" in frames and untouched:
-                rows += [row | {"frame": "aligned"} for row in rows[-_pairs(runs) :]]
-                continue
-            sides = [side(run.read(name, frame), row_column=row_column) for run in runs]
-            if frame == "aligned" and not untouched:
-                _one_base(name, runs, sides)
-            rows += [
-                place(name) | _pair(a, b, frame) | asdict(pair_counts(left, right))
-                for (a, left), (b, right) in combinations(zip(runs, sides, strict=True), 2)
-            ]
-        progress(done + 1, len(names))
+    with ThreadPoolExecutor(threads()) as pool:
+        for done, name in enumerate(names):
+            for frame in frames:
+                untouched = not any(name in run.undo for run in runs)
+                if frame == "aligned" and "raw" in frames and untouched:
+                    rows += [row | {"frame": "aligned"} for row in rows[-_pairs(runs) :]]
+                    continue
+                aligned = frame == "aligned" and not untouched
+                streams = _aligned(name, runs) if aligned else [run.stream(name) for run in runs]
+                joint = count(streams, pool, eta=eta, one_start=aligned)
+                fits = [fitted_rate(run.read(name, frame), eta) for run in runs] if row_column else []
+                for (a, left), (b, right) in combinations(enumerate(runs), 2):
+                    row = place(name) | _pair(left, right, frame) | asdict(pair_counts(joint, a, b))
+                    rows.append(row | (asdict(fit_counts(fits[a], fits[b])) if fits else {}))
+            progress(done + 1, len(names))
     return pd.DataFrame(rows)
 
 
@@ -79,14 +104,31 @@ def decomposed(counts: pd.DataFrame, levels: Sequence[str] = ("model", "module",
     return pd.concat([decomposition(part) for part in _pooled(counts, levels, PAIR)], ignore_index=True)
 
 
+def mean_pairs(table: pd.DataFrame) -> pd.DataFrame:
+    """Means over pairs of runs of what `overlap` or `decomposed` gave: the paper's off-diagonal mean (2.2).
+
+    Pairs with one seed, which saw the same prompts, are apart from those with two; `pairs` says how many
+    there are.
+    """
+    keys = ["level", "layer", "module", "tensor", "frame", "same_seed"]
+    figures = [name for name in table if name not in (*keys, "run_a", "run_b", "n")]
+    grouped = table.assign(same_seed=table["same_seed"].astype("boolean")).groupby(
+        keys, dropna=False, sort=False
+    )
+    found = grouped.agg(pairs=("n", "size"), n=("n", "first"), **{name: (name, "mean") for name in figures})
+    return found.reset_index()
+
+
 def _pooled(counts: pd.DataFrame, levels: Sequence[str], keep: Sequence[str]) -> list[pd.DataFrame]:
     parts = []
     for level in levels:
         parts.append(pool(counts, level, keep))
         if level == "model":
-            inner = pool(counts[~counts["module"].isin(EMBEDDINGS)], level, keep)
-            parts.append(inner.assign(level="model without embeddings"))
-    return parts
+            inner = counts[~counts["module"].isin(EMBEDDINGS)]
+            parts.append(pool(inner, level, keep).assign(level="model without embeddings"))
+            matrices = inner[~inner["module"].str.contains(NORMS)]
+            parts.append(pool(matrices, level, keep).assign(level="model without embeddings and norms"))
+    return [part for part in parts if len(part)]
 
 
 def _pairs(runs: Sequence[Run]) -> int:
@@ -98,9 +140,11 @@ def _pair(a: Run, b: Run, frame: Frame) -> dict[str, object]:
     return {"run_a": a.name, "run_b": b.name, "same_seed": same, "frame": frame}
 
 
-def _one_base(name: str, runs: Sequence[Run], sides: Sequence[Side]) -> None:
-    for run, one in zip(runs, sides, strict=True):
-        if not np.array_equal(one.update.start, sides[0].update.start):
+def _aligned(name: str, runs: Sequence[Run]) -> list[ArrayStream]:
+    updates = [run.read(name, "aligned") for run in runs]
+    for run, update in zip(runs, updates, strict=True):
+        if not np.array_equal(update.start, updates[0].start):
             raise MismatchError(
                 f"'{name}': {run.name} and {runs[0].name} do not come from one base, so they share no frame"
             )
+    return [ArrayStream(update) for update in updates]

@@ -90,6 +90,22 @@ def test_muon_turns_hidden_matrices_and_leaves_the_rest_to_adamw(start: Path) ->
             assert torch.allclose(update, -1e-3 * value.grad.sign(), atol=1e-6)
 
 
+def test_muons_two_scales_are_what_they_say(start: Path) -> None:
+    updates = []
+    for adjust in ("original", "match_rms_adamw"):
+        model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+        old = [value.detach().clone() for value in hidden_matrices(model)]
+        torch.manual_seed(0)
+        for value in model.parameters():
+            value.grad = torch.randn_like(value)
+        Muon(name="muon", learning_rate=1e-2, adjust=adjust).build(model).step()
+        updates.append([value.detach() - was for value, was in zip(hidden_matrices(model), old, strict=True)])
+    for original, matched in zip(*updates, strict=True):
+        rows, columns = original.shape
+        ratio = 0.2 * math.sqrt(max(rows, columns)) / math.sqrt(max(1, rows / columns))
+        assert torch.allclose(matched, ratio * original, atol=1e-6)
+
+
 def test_a_schedule_and_a_stored_state_reach_both_parts_of_muon(start: Path) -> None:
     """Two steps are one step, its state stored and loaded, and another; at a rate of 0 nothing moves."""
 

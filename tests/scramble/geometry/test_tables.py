@@ -154,10 +154,8 @@ def test_float32_ends_are_read_as_stored(checkpoint: Path, tmp_path: Path) -> No
     run = ends(checkpoint, fp32)
     one = next(one for one in measure(run, 4) if one.tensor == UP)
     assert one.end == pytest.approx(np.linalg.svd(both_ends(run, UP)[1], compute_uv=False))
-    counts = count_masks(run, 3)
-    assert counts["magnitude_matched"].notna().all()
-    started_off_grid = count_masks(ends(fp32, checkpoint), 3)
-    assert started_off_grid["magnitude_matched"].isna().all()
+    for counted in (count_masks(run, 3), count_masks(ends(fp32, checkpoint), 3)):
+        assert (counted["magnitude_matched"] <= counted[["marked", "changed"]].min(axis=1) + 1e-9).all()
 
 
 def test_what_is_measured_is_selected(run: Run) -> None:

@@ -17,10 +17,11 @@ from scipy.stats import spearmanr
 from scramble.axes import Array
 from scramble.checkpoints import STORAGES
 from scramble.checkpoints.storage import bf16_to_float32
-from scramble.updates.counts import pair_counts, passing_rate, ranks, side, update_counts
-from scramble.updates.ends import Update
+from scramble.updates.counts import PairCounts, pair_counts, update_counts
+from scramble.updates.joint import Joint, count
 from scramble.updates.masks import changed, magnitude_key, non_finite
 from scramble.updates.ratios import pair_ratios
+from scramble.updates.streams import ArrayStream, Update
 
 ALL_WORDS = np.arange(1 << 16, dtype=np.uint16)
 
@@ -29,6 +30,14 @@ def make(start: Array, end: Array) -> Update:
     with np.errstate(invalid="ignore"):
         delta = bf16_to_float32(end) - bf16_to_float32(start)
     return Update(start, end, np.where(np.isfinite(delta), delta, 0).astype(np.float32))
+
+
+def joint(*runs: Update) -> Joint:
+    return count([ArrayStream(run) for run in runs])
+
+
+def paired(a: Update, b: Update) -> PairCounts:
+    return pair_counts(joint(a, b))
 
 
 def simulated(seed: int, n: int = 4000) -> tuple[Update, Update]:
@@ -108,7 +117,7 @@ def test_pairs_agree_with_the_definitions(seed: int, shuffled: bool) -> None:
     if shuffled:  # another start, as in a scrambled arm
         order = np.random.default_rng(seed).permutation(600)
         b = Update(b.start[order], b.end[order], b.delta[order])
-    found = pair_counts(side(a), side(b))
+    found = paired(a, b)
     mask_a, mask_b = changed(a.start, a.end), changed(b.start, b.end)
     assert (found.n, found.changed_a, found.changed_b) == (600, mask_a.sum(), mask_b.sum())
     assert found.both == (mask_a & mask_b).sum()
@@ -140,21 +149,13 @@ def ratios(counts: object) -> dict[str, float]:
     return row
 
 
-@given(hnp.arrays(np.float32, st.integers(2, 400), elements=st.floats(-8, 8, width=16)))
-def test_ranks_are_scipys_where_values_fit_in_12_bits(delta: Array) -> None:
-    from scipy.stats import rankdata
-
-    expected = (rankdata(np.abs(delta)) - 0.5) / len(delta) - 0.5
-    np.testing.assert_allclose(ranks(delta), expected, atol=1e-6)
-
-
 def test_a_run_overlaps_fully_with_itself_and_nothing_changed_gives_no_ratio() -> None:
     a, _ = simulated(0)
-    row = ratios(pair_counts(side(a), side(a)))
+    row = ratios(paired(a, a))
     for name in ("jaccard", "overlap_a", "overlap_b", "phi", "update_cosine", "update_rank_correlation"):
         assert row[name] == pytest.approx(1)
     still = Update(a.start, a.start, np.zeros_like(a.delta))
-    row = ratios(pair_counts(side(still), side(still)))
+    row = ratios(paired(still, still))
     assert math.isnan(row["jaccard"])
     assert math.isnan(row["chance"])
 
@@ -173,35 +174,18 @@ def test_updates_independent_given_magnitude_are_matched_and_above_chance(seed: 
         rounded = (end.view(np.uint32) + 0x7FFF + ((end.view(np.uint32) >> 16) & 1)) >> 16
         return Update(words, rounded.astype(np.uint16), delta)
 
-    row = ratios(pair_counts(side(run()), side(run())))
+    row = ratios(paired(run(), run()))
     assert abs(row["jaccard_above_magnitude_matched"]) < 0.02
     assert row["jaccard_above_chance"] > 0.1
 
 
 def test_update_counts_are_sums() -> None:
     a, _ = simulated(1)
-    found = update_counts(a)
+    found = update_counts(joint(a))
     assert found.changed == changed(a.start, a.end).sum()
     assert found.n == 4000
     assert math.isclose(found.update_square, (a.delta.astype(np.float64) ** 2).sum())
     assert math.isclose(found.start_square, (bf16_to_float32(a.start).astype(np.float64) ** 2).sum())
-
-
-@given(st.integers(0, 10_000))
-def test_the_passing_rate_agrees_with_the_definition(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    words = np.concatenate([rng.choice(ALL_WORDS, 60), (ALL_WORDS[::128])[:60]])
-    words = words[(words >> 7) & 0xFF != 0xFF]
-    start = STORAGES["BF16"].decode(words)
-    delta = (rng.standard_normal(len(words)) * 2.0 ** rng.integers(-140, 3, len(words))).astype(np.float32)
-    delta[::7] = np.float32(2.0) ** rng.integers(-20, 3, len(delta[::7]))  # powers of two, on the thresholds
-    sizes = np.abs(delta.astype(np.float64))
-    for weight, step, found in zip(start, delta, passing_rate(words, delta), strict=True):
-        outward = step == 0 or np.sign(step) == np.sign(weight) or weight == 0
-        ulp = STORAGES["BF16"].ulp(np.array([weight]))[0]
-        power = weight != 0 and np.frexp(abs(weight))[0] == 0.5 and abs(weight) > 2.0**-126
-        threshold = ulp / 4 if power and not outward else ulp / 2
-        assert found == (sizes > threshold).mean()
 
 
 def test_rounding_alone_explains_updates_that_are_blind_to_the_weight() -> None:
@@ -213,9 +197,9 @@ def test_rounding_alone_explains_updates_that_are_blind_to_the_weight() -> None:
         delta = (rng.standard_normal(len(words)) * 1e-3).astype(np.float32)
         end = STORAGES["BF16"].encode((start + delta).astype(np.float64))
         runs.append(Update(words, end, delta))
-    row = ratios(pair_counts(side(runs[0]), side(runs[1])))
+    row = ratios(paired(*runs))
     assert row["jaccard"] > row["chance"] + 0.1
     assert abs(row["jaccard"] - row["rounding_only"]) < 0.005
     assert abs(row["jaccard_above_rounding_only"]) < 0.01
-    blunt = [side(Update(run.start, run.end, run.delta, fine=False)) for run in runs]
-    assert np.isnan(ratios(pair_counts(*blunt))["rounding_only"])
+    blunt = [Update(run.start, run.end, run.delta, fine=False) for run in runs]
+    assert np.isnan(ratios(paired(*blunt))["rounding_only"])

@@ -12,10 +12,11 @@ from scipy.special import expit
 
 from scramble.axes import Array
 from scramble.checkpoints.storage import bf16_to_float32
-from scramble.updates.counts import pair_counts, side
-from scramble.updates.ends import Update
+from scramble.updates.counts import fit_counts, fitted_rate, pair_counts
+from scramble.updates.joint import count
 from scramble.updates.ratios import decomposition
 from scramble.updates.row_column import KEY_PENALTY, PENALTY, row_column_rate
+from scramble.updates.streams import ArrayStream, Update
 
 
 @settings(max_examples=15)
@@ -70,10 +71,11 @@ def runs(seed: int, rows: float = 0.0, shared: float = 0.0) -> tuple[Update, Upd
 def parts(a: Update, b: Update) -> dict[str, float]:
     from dataclasses import asdict
 
-    counts = pair_counts(side(a, row_column=True), side(b, row_column=True))
+    counts = pair_counts(count([ArrayStream(a), ArrayStream(b)]))
+    fits = fit_counts(fitted_rate(a), fitted_rate(b))
     labels = {"level": "tensor", "layer": 0, "module": "m", "tensor": "t"}
     labels |= {"run_a": "a", "run_b": "b", "same_seed": False, "frame": "raw"}
-    (row,) = decomposition(pd.DataFrame([labels | asdict(counts)])).to_dict("records")
+    (row,) = decomposition(pd.DataFrame([labels | asdict(counts) | asdict(fits)])).to_dict("records")
     return row
 
 
