@@ -210,7 +210,7 @@ def test_another_machine_starts_anew(recipe_of: Any, tmp_path: Path) -> None:
 
 def test_a_state_holds_what_is_trained_and_what_an_adapter_rewrote(start: Path, tmp_path: Path) -> None:
     for name, rewrites in (("lora", False), ("pissa", True)):
-        model = AutoModelForCausalLM.from_pretrained(start)
+        model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
         wrapped = Adapted(model, Adapter(name=name, rank=2, targets=("q_proj",)), 1)
         held = resume.Resume(RunFolder(tmp_path), model, 1, 1, {}, wrapped.rewritten).weights
         assert all("q_proj." in one for one in held)
