@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import socket
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -109,6 +110,7 @@ class Vllm(Sampler):
             "VLLM_CPU_KVCACHE_SPACE": str(self.kv_cache_gib),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # lanes side by side have divided the cores
             "VLLM_NO_USAGE_STATS": "1",
+            "MASTER_PORT": str(_free_port()),  # TRL tries 29500 first, as would every lane at once
         }
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "TRL currently supports vLLM versions")  # `check` has looked
@@ -186,6 +188,12 @@ def _installed() -> str | None:
         with contextlib.suppress(PackageNotFoundError):
             return version(name)
     return None
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        return int(one.getsockname()[1])
 
 
 @contextlib.contextmanager
