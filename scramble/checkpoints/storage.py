@@ -60,8 +60,8 @@ def _nearest_bf16(single: Float32[np.ndarray, "*n"], exact: Array) -> UInt16[np.
 
     Rounding twice errs only where the first rounding ends on a tie of the second: there `exact` decides.
     """
-    half_up = single.view(np.uint32) + np.uint32(0x8000)
-    words = (half_up >> 16).astype(np.uint16)
+    half_up = np.asarray(single.view(np.uint32) + np.uint32(0x8000))
+    words = np.asarray((half_up >> 16).astype(np.uint16))  # sums of scalars are no arrays
     ties = np.flatnonzero(half_up.astype(np.uint16) == 0)
     near, true, up = np.abs(single.flat[ties]), np.abs(exact.flat[ties]), words.flat[ties]
     words.flat[ties] = np.where(true == near, up & 0xFFFE, up - (true < near))

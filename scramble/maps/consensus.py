@@ -116,7 +116,7 @@ def _observed(masks: Bool[np.ndarray, "runs ..."]) -> np.ndarray[tuple[int], np.
 
 
 def _densities(masks: Bool[np.ndarray, "runs ..."]) -> Float64[np.ndarray, " runs"]:
-    return np.array([np.count_nonzero(mask) / mask.size for mask in masks])
+    return np.array([np.count_nonzero(mask) / max(mask.size, 1) for mask in masks])
 
 
 def _matched(

@@ -96,7 +96,7 @@ def _sums(  # type: ignore[no-untyped-def]
         for j in range(m):
             changed_a += mask_a[i, j]
             changed_b += mask_b[i, j]
-    density_a, density_b = changed_a / (n * m), changed_b / (n * m)
+    density_a, density_b = changed_a / max(n * m, 1), changed_b / max(n * m, 1)
     both, expected_a, expected_b, residual = 0.0, 0.0, 0.0, 0.0
     scale, kept = 0.0, 0.0
     square, mixed, whole = 0.0, 0.0, 0.0

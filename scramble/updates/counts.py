@@ -146,6 +146,7 @@ def fitted(update: Update, eta: float = 0.0) -> FittedRun:
     from scramble.updates.row_column import fit_row_column
 
     found = matched(update, eta)
-    columns = update.start.shape[-1] if update.start.ndim > 1 else max(update.start.size, 1)
+    columns = update.start.shape[-1] if update.start.ndim > 1 and update.start.size else found.mask.size
+    columns = max(columns, 1)
     mask, key = found.mask.reshape(-1, columns), found.key.reshape(-1, columns)
     return FittedRun(mask, key, fit_row_column(mask, key))

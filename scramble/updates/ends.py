@@ -60,7 +60,7 @@ class Run:
         before = float32_values(start, start_storage)
         with np.errstate(invalid="ignore", over="ignore"):
             delta = float32_values(end, end_storage) - before
-        delta[~np.isfinite(delta)] = 0
+        delta = np.where(np.isfinite(delta), delta, np.float32(0))  # a scalar's difference is no array
         fine, values = not _on_grid(end, end_storage), None if start_storage.name == "BF16" else before
         start, end = bf16_words(start, start_storage), bf16_words(end, end_storage)
         if not aligned or self.base is None:
@@ -140,7 +140,9 @@ def _is_rounded(start: Checkpoint, end: Checkpoint, name: str) -> bool:
 
 
 def _same_names(start: Checkpoint, end: Checkpoint) -> None:
-    if bool(start.config.get("tie_word_embeddings")) != bool(end.config.get("tie_word_embeddings")):
+    # A config may leave it to its family's default: then the names of what is stored decide.
+    said = [one.config.get("tie_word_embeddings") for one in (start, end)]
+    if None not in said and bool(said[0]) != bool(said[1]):
         raise MismatchError(f"{start.folder} and {end.folder}: only one ties its head to the embedding")
     if lost := sorted(set(start.parameters) ^ set(end.parameters)):
         raise MismatchError(f"{start.folder} and {end.folder}: '{lost[0]}' is in only one of them")

@@ -26,7 +26,8 @@ def float32_values(words: Array, storage: Storage) -> Float32[np.ndarray, ...]:
     """Stored words as float32."""
     if storage.name == "BF16":
         return bf16_to_float32(words)
-    return np.asarray(words, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        return np.asarray(words, dtype=np.float32)
 
 
 def changed(

@@ -27,7 +27,7 @@ def place(tensor: str) -> dict[str, object]:
     'down_proj'
     """
     found = re.search(r"\.(\d+)\.", tensor)
-    parts = [part for part in tensor.split(".") if not part.isdigit()]
+    parts = [part for part in tensor.split(".") if not part.isdigit()] or [tensor]
     if len(parts) > 1 and parts[-1] in ("weight", "bias"):
         parts.pop()
     module = parts[-1].removesuffix("_bias")

@@ -70,7 +70,7 @@ def fit_row_column(mask: Mask, key: Key) -> RowColumnFit:
     own, then keys and columns take one together, with their joint curvature (columns eliminated, a system as
     large as the number of keys). It ends where no gradient exceeds `TOLERANCE` a weight.
 
-    A matrix of one row or column has no structure of the kind: it keeps its rates by key.
+    A matrix of one row or column, or of none, has no structure of the kind: it keeps its rates by key.
 
     Args:
         mask: what changed.
@@ -88,7 +88,7 @@ def fit_row_column(mask: Mask, key: Key) -> RowColumnFit:
     counts, seen = counts[used], seen[used]
     effects, rows, columns = _first_effects(seen, counts), np.zeros(len(row_sums)), np.zeros(len(column_sums))
     keys, key_information = np.zeros(size), np.full(size, np.inf)
-    if min(mask.shape) == 1:
+    if min(mask.shape) <= 1:
         with np.errstate(divide="ignore"):
             keys[used] = np.clip(np.log(seen / (counts - seen)), -_SURE, _SURE)
         key_information[used] = seen * (1 - seen / counts) + KEY_PENALTY

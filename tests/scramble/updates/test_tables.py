@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -288,3 +289,56 @@ def test_embeddings_and_norms_can_be_left_out(arms: dict[str, Path]) -> None:
     assert table.loc["model without embeddings", "n"] == sum(inner.values())
     rest = [n for name, n in inner.items() if "norm" not in name]
     assert table.loc["model without embeddings and norms", "n"] == sum(rest)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_scalars_empty_tensors_and_odd_names_are_counted(
+    dtype: torch.dtype, tmp_path: Path, command: Command
+) -> None:
+    """A scalar counts as one weight, an empty tensor as none, in every command that takes all shapes."""
+    starts = {"layers.0.scale": torch.tensor(1.00390625), "layers.0.nan": torch.tensor(float("nan"))}
+    starts |= {"layers.0.q.weight": torch.randn(6, 5), "0": torch.ones(4)}
+    starts |= {f"layers.0.empty{shape}": torch.zeros(shape) for shape in ([0], [0, 5], [5, 0])}
+    folders = [tmp_path / name for name in ("start", "one", "two")]
+    for number, folder in enumerate(folders):
+        folder.mkdir()
+        tensors = {name: (value * (1 + 0.1 * number)).to(dtype) for name, value in starts.items()}
+        save_file(tensors, folder / "model.safetensors")
+        (folder / "config.json").write_text('{"model_type": "none"}')
+    runs = [f"{folders[0]}:{end}" for end in folders[1:]]
+    for options in ([], ["--row-column"], ["--decompose", "--plot", tmp_path / "figure.png"]):
+        found = command("overlap", *runs, *options, "--by", "model,tensor", "--format", "json")
+        assert (found.code, found.err) == (0, "")
+    shares = command("consensus", *runs, "--by", "tensor", "--format", "json")
+    assert (shares.code, shares.err) == (0, "")
+    rows = {(row["tensor"], row["changed_by"]): row for row in shares.json["rows"]}
+    assert rows["layers.0.scale", 2]["share"] == 1
+    assert rows["layers.0.nan", 0]["share"] == 1
+    assert rows["0", 2]["n"] == 4
+    assert rows["layers.0.empty[5, 0]", 2]["n"] == 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_float64_values_beyond_float32_are_infinite_without_a_word(tmp_path: Path, command: Command) -> None:
+    for name, value in (("start", 1.0), ("end", 1e300)):
+        (tmp_path / name).mkdir()
+        save_file(
+            {"w": torch.full((2, 2), value, dtype=torch.float64)}, tmp_path / name / "model.safetensors"
+        )
+        (tmp_path / name / "config.json").write_text('{"model_type": "none"}')
+    found = command("diff", f"{tmp_path / 'start'}:{tmp_path / 'end'}", "--by", "tensor", "--format", "json")
+    assert found.code == 0
+    assert [(row["changed"], row["non_finite"]) for row in found.json["rows"]] == [(4, 4)]
+
+
+@pytest.mark.parametrize("family", ["gemma", "gpt2"])
+def test_a_config_may_leave_tying_to_its_familys_default(
+    family: str, tmp_path: Path, command: Command
+) -> None:
+    tiny = Tiny(family, 2, 1, 8, layers=1, tied=True)
+    start = tiny.save(tmp_path / "start", torch.bfloat16)
+    end = train(start, tmp_path / "end", 0, torch.bfloat16)
+    config = json.loads((start / "config.json").read_text())
+    del config["tie_word_embeddings"]
+    (start / "config.json").write_text(json.dumps(config))
+    assert command("diff", f"{start}:{end}", "--format", "json").code == 0
