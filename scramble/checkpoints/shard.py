@@ -130,6 +130,8 @@ def _entry(name: str, path: Path, entry: dict[str, object], data: int) -> Tensor
     dtype, shape, offsets = str(entry["dtype"]), entry["shape"], entry["data_offsets"]
     if not isinstance(shape, list) or not isinstance(offsets, list):
         raise ValueError
+    if any(type(number) is not int or number < 0 for number in [*shape, *offsets]):
+        raise CheckpointError(f"{path}: '{name}' has shape {shape} at {offsets}, which are no sizes")
     start, stop = offsets
     item = STORAGES[dtype].word.itemsize if dtype in STORAGES else _OPAQUE.get(dtype)
     if start < 0 or stop < start or (item is not None and stop - start != item * math.prod(shape)):

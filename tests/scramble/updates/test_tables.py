@@ -342,3 +342,18 @@ def test_a_config_may_leave_tying_to_its_familys_default(
     del config["tie_word_embeddings"]
     (start / "config.json").write_text(json.dumps(config))
     assert command("diff", f"{start}:{end}", "--format", "json").code == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "offsets"),
+    [([-2, -3], [0, 24]), ([2.0, 3.0], [0, 24]), ([2, 3], [0.0, 24.0]), ([True, 6], [0, 24])],
+)
+def test_headers_with_numbers_that_are_no_sizes_are_refused(
+    shape: list[object], offsets: list[object], tmp_path: Path, command: Command
+) -> None:
+    header = json.dumps({"w": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(24))
+    (tmp_path / "config.json").write_text('{"model_type": "none"}')
+    found = command("diff", f"{tmp_path}:{tmp_path}")
+    assert (found.code, found.out) == (2, "")
+    assert "which are no sizes" in found.err
