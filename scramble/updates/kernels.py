@@ -163,7 +163,12 @@ def first_pass(
     patterns, found = np.empty(_BLOCK, np.uint16), np.empty(_BLOCK, np.uint16)
     codes, steps = np.empty(_BLOCK, np.uint32), np.empty((runs, _BLOCK), np.float64)
     none = np.uint32(0)
-    after, step = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
+    place, packed = np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.uint16)
+    base, after, step = (
+        np.empty(_BLOCK, np.float32),
+        np.empty(_BLOCK, np.float32),
+        np.empty(_BLOCK, np.float32),
+    )
     origin = np.empty((len(starts), _BLOCK), np.float32)
     for low in range(0, n, _BLOCK):
         high = min(low + _BLOCK, n)
@@ -180,26 +185,43 @@ def first_pass(
             for i in range(m):
                 counts[found[i], patterns[i]] += 1
             squares[s] += _square(origin[s][:m])
+        # Where few weights changed and words say it all, the rest has no update: only they are looked at.
+        kept = 0
         for i in range(m):
+            place[kept] = i
+            kept += patterns[i] != 0
+        few = delta is None and eta <= 0 and 2 * kept < m
+        if few:
+            signs[0, 0] += m - kept
+        else:
+            kept = m
+        for i in range(kept):
             codes[i] = 0
         for k in range(runs):
             row, up, down = steps[k], np.uint32(1 << k), np.uint32((1 << k) + (1 << (runs + k)))
             if delta is None:
-                widen(ends[k][low:high], after[:m])
-                before = origin[which[k]]
-                for i in range(m):
-                    d = after[i] - before[i]
+                before, end = origin[which[k]], ends[k][low:high]
+                if few:
+                    for i in range(kept):
+                        packed[i] = end[place[i]]
+                        base[i] = before[place[i]]
+                    widen(packed[:kept], after[:kept])
+                else:
+                    _copy(before[:m], base)
+                    widen(end, after[:m])
+                for i in range(kept):
+                    d = after[i] - base[i]
                     step[i] = d if d - d == 0 else np.float32(0)
             else:
                 _copy(delta[k][low:high], step)
                 _sizes(step[:m], sizes[k], exact[k])
-            for i in range(m):
+            for i in range(kept):
                 row[i] = step[i]
                 code = down if step[i] < 0 else up
                 codes[i] |= code if step[i] != 0 else none
-        for i in range(m):
+        for i in range(kept):
             signs[i % LANES, codes[i]] += 1
-        add_dots(steps, m, dots)
+        add_dots(steps, kept, dots)
 
 
 @_compiled

@@ -272,3 +272,21 @@ def test_more_than_eight_runs_are_refused() -> None:
     one = bf16_update(EVERY_WORD, EVERY_WORD)
     with pytest.raises(SelectionError, match="at most 8"):
         count(streams(*[one] * 9))
+
+
+@pytest.mark.parametrize("density", [0.0, 0.05, 0.3, 0.9])
+def test_few_and_many_changes_are_counted_alike(density: float, tmp_path: Path) -> None:
+    """From words alone, blocks with few changes are thinned out first; updates given as numbers are not."""
+    rng = np.random.default_rng(6)
+    start = rng.choice(EVERY_WORD, 5000)
+    ends = [np.where(rng.random(5000) < density, rng.choice(EVERY_WORD, 5000), start) for _ in range(3)]
+    for name, words in zip(("start", "a", "b", "c"), (start, *ends), strict=True):
+        values = torch.from_numpy(words.view(np.int16)).view(torch.bfloat16)
+        save_file({"w": values}, tmp_path / f"{name}.safetensors")
+    entries = [read_shard(tmp_path / f"{name}.safetensors").tensors["w"] for name in ("start", "a", "b", "c")]
+    found = count([FileStream(entries[0], one) for one in entries[1:]])
+    expected = count(streams(*[bf16_update(start, end) for end in ends]), one_start=True)
+    for name in ("counts", "non_finite", "signed", "same_sign", "fine"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
+    np.testing.assert_allclose(found.dots, expected.dots, rtol=1e-12)
+    np.testing.assert_array_equal(found.squares, expected.squares)
