@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 ENOUGH_RUNS = 4
 
@@ -34,6 +33,8 @@ def resampled(pairs: pd.DataFrame, values: list[str], *, within: bool) -> pd.Dat
         A row a value (the index): `mean`, `low`, `high`. The ends are NaN where an arm has fewer than
         `ENOUGH_RUNS` runs, or where some run stands in every pair, and the mean is NaN where a value is.
     """
+    from scipy.special import stdtrit  # scipy.stats takes half a second to load
+
     table = pairs[values].to_numpy(dtype=np.float64)
     total, mean = table.sum(axis=0), table.mean(axis=0)
     sides = [pairs["run_a"].to_numpy(), pairs["run_b"].to_numpy()]
@@ -49,5 +50,5 @@ def resampled(pairs: pd.DataFrame, values: list[str], *, within: bool) -> pd.Dat
         off = without - without.mean(axis=0)
         variance = variance + (len(names) - 1) / len(names) * (off**2).sum(axis=0)
         fewest = min(fewest, len(names))
-    margin = student.ppf(0.975, fewest - 1) * np.sqrt(variance)
+    margin = stdtrit(fewest - 1, 0.975) * np.sqrt(variance)
     return pd.DataFrame({"mean": mean, "low": mean - margin, "high": mean + margin}, index=values)

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64, UInt16
 from numba import njit
-from scipy.special import expit
 
 from scramble.errors import ScrambleError
 
@@ -54,6 +53,8 @@ class RowColumnFit:
 
     def rates(self, key: Key) -> Float64[np.ndarray, "rows columns"]:
         """The fitted probability of change of every weight."""
+        from scipy.special import expit
+
         found: Float64[np.ndarray, "rows columns"] = expit(self.keys[key] + self.rows[:, None] + self.columns)
         return found
 
