@@ -92,7 +92,7 @@ def consensus_figure(maps: Sequence[Map], runs: int) -> Figure:
         bar = figure.colorbar(
             image, ax=list(axes), extend="max" if highest > most else "neither", aspect=15 * rows, pad=0.01
         )
-        bar.set_label(f"consensus ratio: share of {runs} runs that changed a coordinate (area means)")
+        bar.set_label(f"consensus ratio of {runs} runs (area means)")
         bar.outline.set_linewidth(0.5)
     return figure
 
