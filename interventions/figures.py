@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from interventions.contrast import OUTSIDE, UNTREATED
-from scramble.plots import COLOURS, MARKERS, STYLE
+from scramble.plots import COLOURS, MARKERS, STYLE, whole_numbers
 
 _HEIGHTS = ["jaccard", "jaccard_high", "chance", "magnitude_matched"]
 _TITLES = {"raw": "raw: as stored", "aligned": "aligned: scramble undone before comparing"}
@@ -41,6 +41,7 @@ def collapse(by_layer: pd.DataFrame, pairs: pd.DataFrame, modules: Sequence[str]
             row[0].set_ylim(0, 1.05 * max(1e-3, lines.loc[here, _HEIGHTS].max().max()))
         for ax in axes[-1]:
             ax.set_xlabel("layer")
+            ax.xaxis.set_major_locator(whole_numbers())
         handles, labels = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(contrasts) + 1, frameon=False)
     return figure
@@ -75,6 +76,7 @@ def rewards(curves: dict[str, list[float]]) -> Figure:
             colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
             ax.plot(range(1, len(values) + 1), values, color=colour, marker=marker, ms=3, lw=1, label=name)
         ax.set_xlabel("step")
+        ax.xaxis.set_major_locator(whole_numbers())
         ax.set_ylabel("mean reward")
         ax.set_ylim(0, 1)
         ax.legend(frameon=False, ncols=2, fontsize=8)

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from interventions import figures
 from interventions.contrast import OUTSIDE, UNTREATED, Contrasts
 from interventions.experiment import Experiment, PlannedRun
 from interventions.verdict import verdict
-from scramble import __version__
+from runs.summary import first_and_last_quarter
 from scramble.manifest import has_manifest, read_manifest
-from scramble.plots import svg
+from scramble.page import render
+from scramble.plots import svg, write_both
 
 _SHOWN = ["treatment", "contrast", "frame", "pairs", "jaccard", "jaccard_low", "jaccard_high", "chance"]
 _SHOWN += [
@@ -40,17 +40,15 @@ def write_report(
     if curves:
         drawn["rewards"] = figures.rewards(curves)
     for name, figure in drawn.items():
-        for suffix in ("svg", "png"):
-            figure.savefig(folder / f"{name}.{suffix}", dpi=150)
+        write_both(figure, folder / name)
     table = contrasts.by_treatment
     different = ~table["same_seed"].astype(bool)
     lines = verdict(table, experiment.base_arm, experiment.scrambled_arms)
-    environment = Environment(
-        loader=PackageLoader("interventions", "."), autoescape=True, undefined=StrictUndefined
-    )
-    page = environment.get_template("report.html.j2").render(
+    page = render(
+        "interventions",
+        "report.html.j2",
+        title=experiment.name,
         experiment=experiment,
-        version=__version__,
         verdict=lines,
         figures={name: svg(figure) for name, figure in drawn.items()},
         arms=list(dict.fromkeys(table["arm"])),
@@ -129,14 +127,13 @@ def _certificates(runs: Sequence[PlannedRun]) -> list[dict[str, Any]]:
 def _run_row(run: PlannedRun) -> dict[str, Any]:
     metrics = run.folder.metrics if run.folder else []
     record = run.folder.record if run.folder else {}
-    quarter = max(1, len(metrics) // 4)
-    first, last = metrics[:quarter], metrics[-quarter:]
+    rewards = first_and_last_quarter([row for row in metrics if "reward" in row])
     return {
         "run": run.name,
         "status": run.status,
         "steps": len(metrics),
-        "reward, first quarter": _mean(first),
-        "reward, last quarter": _mean(last),
+        "reward, first quarter": _shown(rewards.get("reward_first")),
+        "reward, last quarter": _shown(rewards.get("reward_last")),
         "seconds": record.get("seconds", "-"),
         "threads": record.get("hardware", {}).get("threads", "-"),
         "rollouts of step 1": str(metrics[0].get("rollouts", "-"))[:12] if metrics else "-",
@@ -149,6 +146,5 @@ def _rewards(rows: list[dict[str, Any]]) -> list[float]:
     return [row["reward"] for row in rows if "reward" in row]
 
 
-def _mean(rows: list[dict[str, Any]]) -> str:
-    rewards = _rewards(rows)
-    return f"{sum(rewards) / len(rewards):.3f}" if rewards else "-"
+def _shown(reward: float | None) -> str:
+    return "-" if reward is None else f"{reward:.3f}"

@@ -1,4 +1,4 @@
-"""`scramble run` and `scramble runs list|show`."""
+"""`scramble run` and `scramble runs list|show|compare`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from scramble.printing import Format, FormatOption, QuietOption, TableOption, counter, emit
+from scramble.errors import SelectionError
+from scramble.printing import Format, FormatOption, QuietOption, TableOption, counter, emit, records
 
-runs = typer.Typer(help="Run folders: list, show.", no_args_is_help=True)
+runs = typer.Typer(help="Run folders: list, show, compare.", no_args_is_help=True)
 
 # Metrics that a line of progress shows, by their names in metrics.jsonl.
 _SHOWN = {"reward": "reward {:.3f}", "loss": "loss {:.3g}", "kl": "KL {:.3g}"}
@@ -35,7 +36,7 @@ def run(
     """Train once by a recipe. A finished run is not run again."""
     from runs.recipe import read_recipe
     from runs.run import run as carry_out
-    from runs.summary import first_and_last
+    from runs.summary import before_and_after, first_and_last
 
     parsed = read_recipe(recipe, seed=seed, model=model)
     with counter(parsed.name, quiet) as bar:
@@ -88,17 +89,38 @@ def show(
         emit([{"key": key, "value": value} for key, value in flat(found)], {}, format)
 
 
+@runs.command()
+def compare(
+    run: Annotated[list[Path], typer.Argument(help="Finished run folders.")],
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page, its figures and tables into this folder.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Of the page.")] = "comparison",
+    rank: Annotated[int, typer.Option(min=1, help="Of the subspaces whose angles are measured.")] = 512,
+    principal_rank: Annotated[int, typer.Option(min=1, help="Of the principal mask.")] = 64,
+    alpha: Annotated[float, typer.Option(help="Share of a matrix that the principal mask takes.")] = 0.5,
+    table: TableOption = None,
+    format: FormatOption = Format.table,
+    quiet: QuietOption = False,
+) -> None:
+    """Runs beside each other: reward, KL, length and sparsity of the update, spectra, principal weights."""
+    from runs.comparison.compare import compare as carry_out
+
+    if not 0 < alpha < 1:
+        raise SelectionError(f"--alpha {alpha:g}: a share of the weights lies above 0 and below 1")
+    with counter("decomposing matrices", quiet) as bar:
+        found = carry_out(run, rank, principal_rank, alpha, bar)
+    meta = {}
+    if report:
+        from runs.comparison.report import write_report
+
+        meta = {"report": str(write_report(found, report, title))}
+    emit(records(found.runs), meta, format, table)
+
+
 def progress_text(metrics: dict[str, Any]) -> str:
     """Reward, KL and tokens a second, as far as they are measured."""
     return "  ".join(text.format(metrics[name]) for name, text in _SHOWN.items() if name in metrics)
-
-
-def before_and_after(evaluation: dict[str, Any] | None) -> dict[str, float]:
-    """`pass@k_before` and `pass@k_after`, the rows of the first and the last step."""
-    rows = evaluation["rows"] if evaluation else []
-    steps = [row["step"] for row in rows]
-    ends = {min(steps): "before", max(steps): "after"} if steps else {}
-    return {f"pass@{row['k']}_{ends[row['step']]}": row["pass"] for row in rows if row["step"] in ends}
 
 
 def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:

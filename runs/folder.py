@@ -42,6 +42,15 @@ class RunFolder:
         return str(self.record.get("status", "missing"))
 
     @property
+    def held(self) -> bool:
+        """Whether a process trains this run now, or will not say."""
+        try:
+            with self.locked():
+                return False
+        except (OSError, TargetError):
+            return True
+
+    @property
     def metrics(self) -> list[dict[str, Any]]:
         """One row a step that was logged; a line that is being written is left out."""
         try:
@@ -92,7 +101,7 @@ class RunFolder:
     def begin(self, recipe: Recipe) -> None:
         """Clear what an interrupted run left, and write the resolved recipe."""
         self.drop_state()
-        for name in ("checkpoints", "tensorboard"):
+        for name in ("checkpoints", "tensorboard", "trackio", "wandb"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in ("metrics.jsonl", "run.json"):
             (self.path / name).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from scramble.errors import MissingDependencyError
+from scramble.errors import MissingDependencyError, RunError
 
 Tracker = Literal["trackio", "tensorboard", "wandb"]
 _OLDEST = {"trackio": (0, 21)}  # transformers calls it with arguments that earlier ones do not know
@@ -45,8 +45,17 @@ def arguments(trackers: Sequence[Tracker], name: str) -> dict[str, Any]:
 
 @contextmanager
 def reporting(trackers: Sequence[Tracker], folder: Path) -> Iterator[None]:
-    """While a run trains: TensorBoard writes into `folder/tensorboard`, the others into `folder`."""
+    """While a run trains: TensorBoard writes into `folder/tensorboard`, the others into `folder`.
+
+    Raises:
+        RunError: trackio wrote for another run of this process: it keeps the folder that it began with.
+    """
     no_telemetry()
+    if "trackio" in trackers and "trackio" in sys.modules and "TRACKIO_DIR" not in os.environ:
+        raise RunError(
+            "report_to: trackio writes into one folder a process: "
+            "train this run in another process, or set TRACKIO_DIR"
+        )
     places = {
         "tensorboard": {"TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard")},
         "trackio": {"TRACKIO_DIR": str(folder / "trackio")},

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from scramble.errors import TargetError
 
@@ -14,6 +15,11 @@ from scramble.errors import TargetError
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "scramble"}
+
+
+def whole_numbers() -> MaxNLocator:
+    """Ticks at whole numbers only, also where an axis has one value."""
+    return MaxNLocator(integer=True, min_n_ticks=1)
 
 
 def svg(figure: Figure) -> str:
@@ -52,3 +58,9 @@ def save(figure: Figure, path: Path) -> None:
                 figure.savefig(path, dpi=150)
     except OSError as error:
         raise TargetError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def write_both(figure: Figure, path: Path) -> None:
+    """Write `path.svg` and `path.png`."""
+    for suffix in ("svg", "png"):
+        save(figure, path.with_name(f"{path.name}.{suffix}"))

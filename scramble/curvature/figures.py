@@ -9,11 +9,10 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from scramble.curvature.correlations import correlations
 from scramble.curvature.gates import gates
-from scramble.plots import COLOURS, MARKERS, STYLE
+from scramble.plots import COLOURS, MARKERS, STYLE, whole_numbers
 
 _DIAGONALS = {
     "empirical_fisher": "diagonal of the empirical Fisher",
@@ -54,7 +53,7 @@ def gates_figure(counts: pd.DataFrame, leashes: pd.DataFrame) -> Figure:
         middle.set_title("update of the matrices", fontsize=9, loc="left")
         for ax in (left, middle):
             ax.set_xlabel(label)
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.xaxis.set_major_locator(whole_numbers())
             ax.set_ylim(bottom=0)
             ax.margins(x=0.1)
             ax.legend(frameon=False, fontsize=8)
@@ -81,7 +80,7 @@ def curvature_figure(figures: pd.DataFrame) -> Figure:
                 ax.set_title(_DIAGONALS[kind], fontsize=9, loc="left")
             left.set_ylabel("Spearman correlation")
             left.set_xlabel("layer")
-            left.xaxis.set_major_locator(MaxNLocator(integer=True))
+            left.xaxis.set_major_locator(whole_numbers())
             right.set_xticks(range(len(modules)), modules, rotation=30, ha="right")
         handles, labels = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)

@@ -9,11 +9,10 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from scramble.geometry.principal import principal
 from scramble.geometry.spectra import Spectrum, spectra
-from scramble.plots import COLOURS, MARKERS, STYLE
+from scramble.plots import COLOURS, MARKERS, STYLE, whole_numbers
 from scramble.updates.ratios import place
 
 _LINES = ("-", "--")
@@ -66,7 +65,7 @@ def principal_figure(counts: pd.DataFrame) -> Figure:
                 for number, alpha in enumerate(alphas):
                     _overlap(ax, here[here["alpha"] == alpha], key, modules, number, alpha)
                 ax.set_xlabel(key)
-            axes[0][column].xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes[0][column].xaxis.set_major_locator(whole_numbers())
             axes[0][column].set_title(title, fontsize=9, loc="left")
             axes[1][column].set_xticks(range(len(modules)), modules, rotation=30, ha="right")
         for ax in (axes[0][0], axes[1][0]):
@@ -85,7 +84,7 @@ def _by_layer(ax: Any, table: pd.DataFrame, modules: Sequence[str], column: str)
         heights = line[column].where(line[column] > 0)
         ax.plot(line["layer"].astype(int), heights, label=module, **_look(number), ms=3, lw=1.1)
     ax.set_xlabel("layer")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(whole_numbers())
     if (table[column] > 0).any():
         ax.set_yscale("log")
 

@@ -16,7 +16,7 @@ from scramble.updates.ends import Run
 from scramble.updates.ratios import place, pool
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool
+    from jaxtyping import Bool, Float64
 
     Masks = dict[str, Bool[np.ndarray, "rows columns"]]
 
@@ -47,20 +47,37 @@ def count_masks(
         SelectionError: nothing to measure.
         CheckpointError: a matrix with infinite or NaN values.
     """
-    names = matrices(run, chosen or Selection())
-    rows: list[dict[str, object]] = []
+    return count_masks_together([run], rank, alphas, seed, chosen, progress, visit)[0]
+
+
+def count_masks_together(
+    runs: Sequence[Run],
+    rank: int = PRINCIPAL_RANK,
+    alphas: Sequence[float] = (0.5,),
+    seed: int = 0,
+    chosen: Selection | None = None,
+    progress: Progress = lambda done, total: None,
+    visit: Visit = lambda tensor, alpha, masks: None,
+) -> list[pd.DataFrame]:
+    """`count_masks` of several runs with the same tensors; masks of a start that they share are made once."""
+    names = matrices(runs[0], chosen or Selection())
+    rows: list[list[dict[str, object]]] = [[] for _ in runs]
     for done, name in enumerate(names):
-        start, _ = read_ends(run, name)
-        update = matched(run.read(name, "raw"))
-        masks = all_masks(start, limited(rank, start.shape), alphas, seed, name)
-        for alpha, named in zip(alphas, masks, strict=True):
-            visit(name, alpha, named)
-            rows += [
+        last: tuple[Float64[np.ndarray, "rows columns"], list[Masks]] | None = None
+        for found, run in zip(rows, runs, strict=True):
+            start, _ = read_ends(run, name)
+            if last is None or not np.array_equal(last[0], start):
+                last = start, all_masks(start, limited(rank, start.shape), alphas, seed, name)
+                for alpha, named in zip(alphas, last[1], strict=True):
+                    visit(name, alpha, named)
+            update = matched(run.read(name, "raw"))
+            found += [
                 place(name) | {"mask": kind, "alpha": alpha} | _counts(mask.reshape(-1), update)
+                for alpha, named in zip(alphas, last[1], strict=True)
                 for kind, mask in named.items()
             ]
         progress(done + 1, len(names))
-    return pd.DataFrame(rows)
+    return [pd.DataFrame(found) for found in rows]
 
 
 def principal(counts: pd.DataFrame, levels: Sequence[str] = ("model", "module", "layer")) -> pd.DataFrame:

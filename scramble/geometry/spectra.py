@@ -16,6 +16,7 @@ from scramble.geometry.matrices import Selection, matrices, read_ends
 from scramble.geometry.subspaces import (
     EPS,
     SPECTRA_RANK,
+    Decomposition,
     decompose,
     limited,
     principal_angles,
@@ -57,17 +58,19 @@ def spectrum(
     start: Float64[np.ndarray, "rows columns"],
     end: Float64[np.ndarray, "rows columns"],
     rank: int = SPECTRA_RANK,
+    decomposed: Decomposition | None = None,
 ) -> Spectrum:
     """Measure one matrix, in float64 by full SVDs, and check the bounds (arXiv 2511.08567, 3.2, 4.1).
 
     Args:
         rank: of the subspaces; limited to half the smaller side.
+        decomposed: the start's decomposition, where it is known.
 
     Raises:
         BoundError: the figures break a theorem.
     """
     rank = limited(rank, start.shape)
-    one = decompose(start)
+    one = decomposed or decompose(start)
     other = one if np.array_equal(start, end) else decompose(end)
     update = singular_values(end - start)
     left = principal_angles(one.left[:, :rank], other.left[:, :rank])
@@ -108,10 +111,25 @@ def measure(
         BoundError: the figures break a theorem.
         SelectionError: nothing to measure.
     """
-    names = matrices(run, chosen or Selection())
-    found = []
+    return measure_together([run], rank, chosen, progress)[0]
+
+
+def measure_together(
+    runs: Sequence[Run],
+    rank: int = SPECTRA_RANK,
+    chosen: Selection | None = None,
+    progress: Progress = lambda done, total: None,
+) -> list[list[Spectrum]]:
+    """`measure` of several runs with the same tensors; a start that they share is decomposed once."""
+    names = matrices(runs[0], chosen or Selection())
+    found: list[list[Spectrum]] = [[] for _ in runs]
     for done, name in enumerate(names):
-        found.append(spectrum(name, *read_ends(run, name), rank))
+        last: tuple[Float64[np.ndarray, "rows columns"], Decomposition] | None = None
+        for spectra_of, run in zip(found, runs, strict=True):
+            start, end = read_ends(run, name)
+            if last is None or not np.array_equal(last[0], start):
+                last = start, decompose(start)
+            spectra_of.append(spectrum(name, start, end, rank, last[1]))
         progress(done + 1, len(names))
     return found
 

@@ -9,9 +9,8 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from scramble.plots import COLOURS, MARKERS, STYLE
+from scramble.plots import COLOURS, MARKERS, STYLE, whole_numbers
 from scramble.updates.tables import decomposed, diff, mean_pairs, overlap
 
 _BASELINES = ("chance", "rounding_only", "magnitude_matched", "row_column_matched")
@@ -32,7 +31,7 @@ def diff_figure(counts: pd.DataFrame) -> Figure:
             if len(line):
                 _line(left, line["layer"], 1 - line["sparsity"], number, module)
         left.set(xlabel="layer", ylabel="share of the weights that changed", ylim=(0, None))
-        left.xaxis.set_major_locator(MaxNLocator(integer=True))
+        left.xaxis.set_major_locator(whole_numbers())
         right.bar(range(len(modules)), 1 - moduled.set_index("module")["sparsity"][modules], color=COLOURS[0])
         right.set_xticks(range(len(modules)), modules, rotation=30, ha="right")
         _legend(figure, left)
@@ -152,7 +151,7 @@ def _axis(ax: Any, table: pd.DataFrame, key: str) -> None:
     if key == "module":
         ax.set_xticks(range(len(table)), table["module"], rotation=30, ha="right")
     else:
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(whole_numbers())
         ax.set_xlabel("layer")
 
 

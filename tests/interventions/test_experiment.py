@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,39 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path, command: Comm
     assert "1 of 2 runs failed: scrambled seed 1" in found.err
     assert sorted(statuses(out)) == ["failed", "finished"]
     assert base.exists()
+
+
+def test_a_run_that_is_killed_is_said_to_have_failed_and_the_others_go_on(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_base(tmp_path)
+    path, out = write(tmp_path, arms={"base": []}, seeds=[1, 2]), tmp_path / "out"
+    popen = subprocess.Popen
+    lane: list[Any] = []
+
+    def first_is_killed(*arguments: Any, **named: Any) -> Any:
+        process = popen(*arguments, **named)
+        if not lane:  # as the system kills what takes too much memory
+            threading.Thread(target=lambda: kill_once_running(process, out)).start()
+        lane.append(process)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", first_is_killed)
+    found = command("experiment", "run", path, "--out", out, "--quiet", "--lanes", 1)
+    assert (found.code, found.err.count("\n")) == (2, 1)
+    assert "1 of 2 runs failed: base seed 1: killed by SIGKILL, as the system does where memory" in found.err
+    assert sorted(statuses(out)) == ["failed", "finished"]
+    (row,) = (r for r in command("runs", "list", out, "--format", "json").json["rows"] if r["problem"])
+    assert "killed by SIGKILL" in row["problem"]
+    monkeypatch.undo()
+    assert command("experiment", "run", path, "--out", out, "--quiet", "--lanes", 1).code == 0
+    assert statuses(out) == ["finished"] * 2
+
+
+def kill_once_running(process: subprocess.Popen[bytes], out: Path) -> None:
+    while process.poll() is None and "running" not in statuses(out):
+        time.sleep(0.02)
+    process.kill()
 
 
 def test_arms_are_contrasted_with_the_base_each_by_itself(done: Path, tmp_path: Path) -> None:

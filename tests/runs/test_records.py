@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def test_the_list_has_a_row_a_run(out: Path, command: Command) -> None:
             "seconds": 1.5,
             "problem": None,
         }
-        for name, status, seed, step in (("a-1", "finished", 1, 2), ("b-2", "running", 2, 1))
+        for name, status, seed, step in (("a-1", "finished", 1, 2), ("b-2", "interrupted", 2, 1))
     ]
     assert "few-shot-sums" in command("runs", "list", out).out
 
@@ -77,10 +78,18 @@ def test_a_damaged_run_is_listed_as_such_beside_the_others(
     assert found.code == 0
     first, second = found.json["rows"]
     assert (first["run"], first["status"], first["problem"]) == ("a-1", "damaged", message)
-    assert second["status"] == "running"
+    assert second["status"] == "interrupted"
     found = command("runs", "show", out / "a-1")
     assert (found.code, found.out, found.err.count("\n")) == (2, "", 1)
     assert message in found.err
+
+
+def test_a_run_is_running_while_a_process_holds_it(out: Path, command: Command) -> None:
+    for held, status in ((True, "running"), (False, "interrupted")):
+        with RunFolder(out / "b-2").locked() if held else nullcontext():
+            _, row = command("runs", "list", out, "--format", "json").json["rows"]
+            (shown,) = command("runs", "show", out / "b-2", "--format", "json").json["rows"]
+        assert (row["status"], shown["status"]) == (status, status)
 
 
 def test_odd_values_do_not_break_the_list(out: Path, command: Command) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -34,25 +35,39 @@ from runs.run import run
 run(Recipe.model_validate(json.loads(sys.argv[1])), Path(sys.argv[2]), threads=1)
 import huggingface_hub.utils._telemetry as telemetry
 telemetry._TELEMETRY_QUEUE.join()
-trackers = [name for name in ("tensorboard", "wandb", "torch.utils.tensorboard") if name in sys.modules]
-print(json.dumps({"calls": calls, "trackers": trackers}))
+again = ""
+if "trackio" in sys.argv[1]:
+    try:
+        run(Recipe.model_validate(json.loads(sys.argv[1]) | {"seed": 2}), Path(sys.argv[2]), threads=1)
+    except Exception as error:
+        again = str(error)
+trackers = [name for name in ("tensorboard", "torch.utils.tensorboard") if name in sys.modules]
+if "wandb" in sys.modules and sys.modules["wandb"].run is not None:  # TRL imports it, and trackio
+    trackers.append("wandb")
+print(json.dumps({"calls": calls, "trackers": trackers, "again": again}))
 """
 
 
-def test_without_report_to_nothing_is_imported_and_nobody_is_called(
-    content: dict[str, Any], tmp_path: Path
-) -> None:
+def watched(content: dict[str, Any], out: Path, **variables: str) -> dict[str, Any]:
     wanted = {"CI", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK"}
     environment = {key: value for key, value in os.environ.items() if key not in wanted}
     found = subprocess.run(
-        [sys.executable, "-c", WATCHED, json.dumps(content), str(tmp_path / "out")],
-        env=environment,
+        [sys.executable, "-c", WATCHED, json.dumps(content), str(out)],
+        env=environment | variables,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert json.loads(found.stdout.splitlines()[-1]) == {"calls": [], "trackers": []}
-    assert not list((tmp_path / "out").glob("*/tensorboard"))
+    said: dict[str, Any] = json.loads(next(line for line in found.stdout.splitlines() if line[:2] == '{"'))
+    return said
+
+
+def test_without_report_to_no_tracker_runs_and_nobody_is_called(
+    content: dict[str, Any], tmp_path: Path
+) -> None:
+    assert watched(content, tmp_path / "out") == {"calls": [], "trackers": [], "again": ""}
+    for tracker in ("tensorboard", "trackio", "wandb"):
+        assert not list((tmp_path / "out").glob(f"*/{tracker}"))
 
 
 def test_tensorboard_has_the_metrics(content: dict[str, Any], tmp_path: Path) -> None:
@@ -67,6 +82,21 @@ def test_tensorboard_has_the_metrics(content: dict[str, Any], tmp_path: Path) ->
     assert shown == [(row["step"], pytest.approx(row["reward"])) for row in folder.metrics]
     assert [row["rollouts"] for row in plain.metrics] == [row["rollouts"] for row in folder.metrics]
     assert "TENSORBOARD_LOGGING_DIR" not in os.environ
+
+
+def test_trackio_and_wandb_have_the_metrics_and_call_nobody_while_wandb_is_offline(
+    content: dict[str, Any], tmp_path: Path
+) -> None:
+    said = watched(content | {"report_to": ["trackio", "wandb"]}, tmp_path / "out", WANDB_MODE="offline")
+    assert [call for call in said["calls"] if "/socket'" not in call[1]] == []  # wandb's own, a Unix socket
+    assert "trackio writes into one folder a process" in said["again"]
+    (folder,) = (path for path in (tmp_path / "out").glob("run-*") if (path / "metrics.jsonl").exists())
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    with sqlite3.connect(folder / "trackio" / "scramble.db") as database:
+        kept = [json.loads(one) for (one,) in database.execute("select metrics from metrics order by id")]
+    assert [one["train/reward"] for one in kept if "train/reward" in one] == [row["reward"] for row in rows]
+    (log,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    assert b"train/reward" in log.read_bytes()
 
 
 def test_what_is_missing_or_too_old_is_one_line_before_anything_is_written(

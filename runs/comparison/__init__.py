@@ -1,0 +1,1 @@
+"""Finished runs beside each other, by figures of what they learned and of their weights."""

@@ -1,0 +1,83 @@
+"""The report of a comparison: one self-contained page, its figures and its tables beside it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from runs.comparison import figures
+from runs.comparison.compare import Comparison
+from scramble.page import render
+from scramble.plots import svg, write_both
+
+_PAIRS = [
+    "run_a",
+    "run_b",
+    "density_a",
+    "density_b",
+    "jaccard",
+    "chance",
+    "rounding_only",
+    "magnitude_matched",
+]
+_PAIRS += ["phi", "update_cosine", "sign_agreement"]
+_CLOSE = 1.05  # lengths of updates that are at most this factor apart count as matched
+
+
+def write_report(found: Comparison, folder: Path, title: str) -> Path:
+    """Write `report.html`, figures as SVG and PNG, and tables as CSV into a folder; returns the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found.write(folder)
+    drawn = {"overview": figures.overview(found.runs)}
+    if len(found.runs) <= figures.LINES:
+        drawn |= {f"by-{key}": figures.by_place(found.places, key) for key in ("layer", "module")}
+    for name, figure in drawn.items():
+        write_both(figure, folder / name)
+    page = folder / "report.html"
+    pairs = found.pairs
+    page.write_text(
+        render(
+            "runs.comparison",
+            "report.html.j2",
+            title=title,
+            lines=matched(found.runs),
+            runs=_rows(found.runs),
+            pairs=_rows(pairs[[name for name in _PAIRS if name in pairs]]),
+            modules=_rows(found.places[found.places["level"] == "module"].drop(columns=["level", "layer"])),
+            figures={name: svg(figure) for name, figure in drawn.items()},
+        )
+    )
+    return page
+
+
+def matched(runs: pd.DataFrame) -> list[str]:
+    """What the runs have in common and what they do not: start, steps, length of the update."""
+    starts, steps, norms = runs["start"].nunique(), runs["steps"], runs["update_norm"]
+    lines = [
+        "All runs begin at one checkpoint."
+        if starts == 1
+        else f"The runs begin at {starts} different checkpoints: compare those of one start."
+    ]
+    if steps.nunique() == 1:
+        lines.append(f"Steps are matched: {steps.iloc[0]} each.")
+    else:
+        lines.append(f"Steps are not matched: {steps.min()} to {steps.max()}.")
+    shortest, longest = norms.min(), norms.max()
+    span = f"||dW|| is {shortest:.4g}" + ("" if shortest == longest else f" to {longest:.4g}")
+    close = shortest > 0 and longest / shortest <= _CLOSE
+    lines.append(f"Lengths of the update are {'' if close else 'not '}matched within 5 %: {span}.")
+    return lines
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, str]]:
+    shown = [name for name in table if table[name].notna().any()]
+    return [{name: _cell(value) for name, value in row.items()} for row in table[shown].to_dict("records")]
+
+
+def _cell(value: Any) -> str:
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
