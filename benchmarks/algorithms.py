@@ -1,196 +1,102 @@
-"""Algorithms and optimizers beside each other: what each learned, how far it went, and where in the weights.
+"""Every algorithm, optimizer, mask and adapter of `algorithms.yaml` on one model, and a table of all.
 
-    python benchmarks/algorithms.py MODEL [--steps 20] [--recipes FILE.yaml] [--only grpo,sft] [--csv FILE]
+    python benchmarks/algorithms.py MODEL [--lanes 2] [--only "grpo;grpo, lora"] [--out runs-out/algorithms]
 
-Runs a list of recipes one after the other (a finished run is not run again, one that fails is told and
-passed over) and prints a row for each:
-
-first, last       mean reward over the first and the last quarter of the steps that sampled; the loss where
-                  there is no reward, named in `measure`
-score_start, _end share of right answers, one sample at temperature 1 to each of `--prompts` prompts of the
-                  task with another seed: comparable between all rows
-kl                of the end to the start, nats a token, over the full vocabulary at the tokens of the end's
-                  samples (the token-wise KL of arXiv 2511.08567, fig. 15)
-update_norm       ||W - W0||_F of the bf16 weights, all tensors
-sparsity, nss     of the whole model, and of its matrices (`scramble diff`, `scramble spectra`)
-principal         share of the update in the principal weights (top-64, alpha 0.5; `scramble principal`), with
-                  `chance` and change rates by magnitude (`magnitude`) beside it
-seconds           of training
-
-`--recipes` is a mapping of names to recipes, without `model`, `steps`, `seed`; the list below is the default.
+Trains with `scramble run` in lanes that divide the cores; a finished run is not run again, and one that fails
+is told and passed over. Then compares them (`scramble runs compare`), prints the table as Markdown, and
+writes the report into `OUT/report`. `seconds` are of lanes side by side.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+import yaml
 
-from runs.folder import RunFolder
-from runs.recipe import Recipe, parse, read_yaml
-from runs.run import run
-from runs.summary import measured
-from scramble.checkpoints import locate
-from scramble.errors import ScrambleError
-from scramble.geometry.matrices import Selection
-from scramble.geometry.principal import count_masks, principal
-from scramble.geometry.spectra import measure, spectra
-from scramble.updates.ends import open_run
-from scramble.updates.tables import diff
+from runs.comparison.compare import compare
+from runs.comparison.report import write_report
+from runs.recipe import read_yaml
 
-TASK = {"name": "few-shot-sums"}
-SAMPLING = {"prompts": 4, "generations": 8, "max_new_tokens": 4}
-ADAMW = {"learning_rate": 3e-5}
-TEXTS = {"batch": 32}
-RECIPES: dict[str, dict[str, Any]] = {
-    "grpo": {"algorithm": {"name": "grpo"} | SAMPLING, "optimizer": ADAMW},
-    "grpo, beta 0.04": {"algorithm": {"name": "grpo", "beta": 0.04} | SAMPLING, "optimizer": ADAMW},
-    "grpo, 2 x 2 updates": {
-        "algorithm": {"name": "grpo", "mini_batches": 2, "iterations": 2} | SAMPLING,
-        "optimizer": ADAMW,
-    },
-    "dr_grpo": {"algorithm": {"name": "dr_grpo"} | SAMPLING, "optimizer": ADAMW},
-    "dapo": {"algorithm": {"name": "dapo", "overlong_buffer": 2} | SAMPLING, "optimizer": ADAMW},
-    "rloo": {"algorithm": {"name": "rloo"} | SAMPLING, "optimizer": ADAMW},
-    "reinforce++": {"algorithm": {"name": "reinforce++"} | SAMPLING, "optimizer": ADAMW},
-    "reinforce++-baseline": {"algorithm": {"name": "reinforce++-baseline"} | SAMPLING, "optimizer": ADAMW},
-    "rejection_sft": {"algorithm": {"name": "rejection_sft"} | SAMPLING, "optimizer": ADAMW},
-    "sft": {"algorithm": {"name": "sft"} | TEXTS, "optimizer": ADAMW},
-    "dpo": {"algorithm": {"name": "dpo"} | TEXTS, "optimizer": {"learning_rate": 1e-5}},
-    "simpo": {"algorithm": {"name": "simpo"} | TEXTS, "optimizer": {"learning_rate": 1e-5}},
-    "grpo, sgd": {
-        "algorithm": {"name": "grpo"} | SAMPLING,
-        "optimizer": {"name": "sgd", "learning_rate": 0.1},
-    },
-    "grpo, muon": {
-        "algorithm": {"name": "grpo"} | SAMPLING,
-        "optimizer": {"name": "muon", "learning_rate": 3e-5, "adamw_learning_rate": 3e-5},
-    },
+COLUMNS = {
+    "name": "recipe",
+    "pass@1_before": "pass@1 before",
+    "pass@1_after": "after",
+    "reward_first": "reward, first quarter",
+    "reward_last": "last",
+    "loss_first": "loss, first quarter",
+    "loss_last": "last ",
+    "kl_to_start": "KL",
+    "update_norm": "‖dW‖",
+    "sparsity": "sparsity",
+    "nss": "NSS",
+    "principal": "principal",
+    "principal_magnitude_matched": "by magnitude",
+    "seconds": "seconds",
 }
+
+
+def train(recipe: dict[str, Any], out: Path, threads: int) -> Path | None:
+    """One run in a process of its own; None if it failed."""
+    path = out / "recipes" / f"{recipe['name']}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(recipe))
+    command = [sys.executable, "-c", "from scramble.cli import main; main()", "run", str(path)]
+    command += ["--out", str(out), "--threads", str(threads), "--quiet", "--format", "json"]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        print(f"{recipe['name']}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+        return None
+    print(f"{recipe['name']}: done", file=sys.stderr)
+    return Path(json.loads(done.stdout)["rows"][0]["run"])
+
+
+def cell(value: Any) -> str:
+    if value is None or value != value:
+        return ""
+    if isinstance(value, str):
+        return value
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2e}" if abs(value) < 1e-3 else f"{value:.3g}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
-    parser.add_argument("--prompts", type=int, default=256, help="on which score and KL are measured")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--lanes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--out", type=Path, default=Path("runs-out/algorithms"))
-    parser.add_argument("--recipes", type=Path)
-    parser.add_argument("--only", help="names, comma-separated")
-    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--recipes", type=Path, default=Path(__file__).with_suffix(".yaml"))
+    parser.add_argument("--only", help="names, with semicolons between them")
     arguments = parser.parse_args()
-    recipes = read_yaml(arguments.recipes) if arguments.recipes else RECIPES
-    if arguments.only:
-        recipes = {name.strip(): recipes[name.strip()] for name in arguments.only.split(",")}
-    settings = {
-        "model": arguments.model,
-        "steps": arguments.steps,
-        "seed": arguments.seed,
-        "precision": arguments.precision,
-    }
-    rows, failed = [], 0
-    for name, content in recipes.items():
-        try:
-            recipe = parse(Recipe, {"task": TASK} | content | settings, name)
-            folder = run(recipe, arguments.out, threads=arguments.threads)
-            rows.append(row(name, recipe, folder, arguments.prompts))
-        except ScrambleError as error:
-            failed += 1
-            print(f"{name}: {error}", file=sys.stderr)
-            continue
-        print(f"{name}: done", file=sys.stderr)
-        if arguments.csv:
-            pd.DataFrame(rows).to_csv(arguments.csv, index=False)
-    with pd.option_context("display.width", 250, "display.max_columns", 50):
-        print(pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:.4g}"))
-    return 1 if failed else 0
-
-
-def row(name: str, recipe: Recipe, folder: RunFolder, prompts: int) -> dict[str, Any]:
-    start, end = locate(recipe.model), folder.checkpoint(folder.last_step)
-    kind, values = measured(folder.metrics)
-    quarter = max(1, len(values) // 4)
-    opened = open_run(f"{start}:{end}")
-    whole = diff(opened, ["model"]).iloc[0]
-    nss = spectra(measure(opened, chosen=Selection()), ["model"]).iloc[0]["nss"]
-    shares = principal(count_masks(opened, rank=64, alphas=(0.5,)), ["model"])
-    top = shares[shares["mask"] == "principal"].iloc[0]
-    return {
-        "recipe": name,
-        "measure": kind,
-        "first": sum(values[:quarter]) / quarter,
-        "last": sum(values[-quarter:]) / quarter,
-        **compared(recipe, start, end, prompts),
-        "sparsity": whole["sparsity"],
-        "nss": nss,
-        "principal": top["overlap_update"],
-        "chance": top["chance_update"],
-        "magnitude": top["magnitude_matched_update"],
-        "seconds": folder.record["seconds"],
-    }
-
-
-@torch.no_grad()
-def compared(recipe: Recipe, start: Path, end: Path, count: int, batch: int = 32) -> dict[str, float]:
-    """Scores of start and end, the KL of the end to the start at the end's own samples, the update's norm."""
-    task = recipe.task.model_copy(update={"seed": recipe.task.seed + 1, "size": count})
-    examples = task.examples()
-    longest = getattr(recipe.algorithm, "max_new_tokens", 4)
-    tokenizer = AutoTokenizer.from_pretrained(start, padding_side="left")
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    models = {
-        which: AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-        for which, path in (("start", start), ("end", end))
-    }
-    right = dict.fromkeys(models, 0)
-    divergence, tokens = 0.0, 0
-    for at in range(0, count, batch):
-        part = examples[at : at + batch]
-        inputs = tokenizer([example.prompt for example in part], return_tensors="pt", padding=True)
-        inputs.pop("token_type_ids", None)
-        for which, model in models.items():
-            torch.manual_seed(at)
-            texts = model.generate(
-                **inputs,
-                max_new_tokens=longest,
-                do_sample=True,
-                temperature=1.0,
-                top_k=0,
-                top_p=1.0,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-            new = texts[:, inputs["input_ids"].shape[1] :]
-            answers = tokenizer.batch_decode(new, skip_special_tokens=True)
-            right[which] += sum(task.correct(text, e.answer) for text, e in zip(answers, part, strict=True))
-        ended = (new == tokenizer.eos_token_id).cumsum(dim=1)
-        kept = ended - (new == tokenizer.eos_token_id).long() == 0  # up to the first end of text, with it
-        mask = torch.cat([inputs["attention_mask"], kept.long()], dim=1)
-        places = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        logs = {
-            which: model(texts, attention_mask=mask, position_ids=places)
-            .logits[:, -new.shape[1] - 1 : -1]
-            .log_softmax(dim=-1)
-            for which, model in models.items()
-        }
-        each = (logs["end"].exp() * (logs["end"] - logs["start"])).sum(dim=-1)
-        divergence += float((each * kept).sum())
-        tokens += int(kept.sum())
-    pairs = zip(models["start"].parameters(), models["end"].parameters(), strict=True)
-    return {
-        "score_start": right["start"] / count,
-        "score_end": right["end"] / count,
-        "kl": divergence / tokens,
-        "update_norm": sum(float((new.double() - old.double()).square().sum()) for old, new in pairs) ** 0.5,
-    }
+    content = read_yaml(arguments.recipes)
+    names = [name.strip() for name in arguments.only.split(";")] if arguments.only else content["recipes"]
+    fixed = {"model": arguments.model, "seed": arguments.seed}
+    recipes = [
+        content["all"] | content["recipes"][name] | fixed | {"name": re.sub(r"[^\w.]+", "-", name).strip("-")}
+        for name in names
+    ]
+    threads = max(1, len(os.sched_getaffinity(0)) // arguments.lanes)
+    with ThreadPoolExecutor(arguments.lanes) as pool:
+        folders = list(pool.map(lambda recipe: train(recipe, arguments.out, threads), recipes))
+    done = {name: folder for name, folder in zip(names, folders, strict=True) if folder}
+    found = compare(list(done.values()))
+    page = write_report(found, arguments.out / "report", "algorithms")
+    table = found.runs.assign(name=list(done))
+    columns = [name for name in COLUMNS if name in table]
+    print("| " + " | ".join(COLUMNS[name] for name in columns) + " |")
+    print("|---" * len(columns) + "|")
+    for row in table[columns].to_dict("records"):
+        print("| " + " | ".join(cell(value) for value in row.values()) + " |")
+    print(f"\n{page}")
+    return 0 if len(done) == len(recipes) else 1
 
 
 if __name__ == "__main__":

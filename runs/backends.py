@@ -8,7 +8,7 @@ import random
 import socket
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,9 +19,12 @@ from runs.section import Section
 from scramble.errors import MissingDependencyError, RunError
 
 if TYPE_CHECKING:
+    import torch
     from transformers import Trainer
 
     from runs.algorithms import Algorithm, Row
+
+    Weights = Callable[[], dict[str, torch.Tensor]]
 
 _FIRST, _LAST = "0.22", "0.32"  # TRL 1.16 names 0.22 to 0.31; the tests run 0.32
 _NEEDED = f"backend 'vllm' needs vLLM {_FIRST} to {_LAST}"
@@ -58,8 +61,12 @@ class Sampler(Section):
         return {}
 
     @contextlib.contextmanager
-    def sampling(self, trainer: Trainer, seed: int) -> Iterator[None]:
-        """Around the training: what the trainer samples comes from this seed."""
+    def sampling(self, trainer: Trainer, seed: int, merged: Weights | None) -> Iterator[None]:
+        """Around the training: what the trainer samples comes from this seed.
+
+        Args:
+            merged: what to sample from, if that is not the weights that the trainer's model holds.
+        """
         yield
 
     def finish(self, trainer: Trainer) -> dict[str, Any]:
@@ -136,15 +143,18 @@ class Vllm(Sampler):
         }
 
     @contextlib.contextmanager
-    def sampling(self, trainer: Any, seed: int) -> Iterator[None]:
+    def sampling(self, trainer: Any, seed: int, merged: Weights | None) -> Iterator[None]:
         """TRL seeds the engine from the index of the process, and the engine seeds the process from that.
 
         Each sequence gets a seed of its own from the recipe's, the step, and its place in the batch, so that
-        neither the engine's scheduling nor the steps before matter.
+        neither the engine's scheduling nor the steps before matter. TRL would copy the weights that stand
+        beside an adapter's product; the engine gets those that they come to together.
         """
         from transformers import set_seed
 
         engine = trainer.vllm_generation.llm
+        if merged is not None:
+            trainer.vllm_generation._iter_named_params = lambda: _once(merged())
         generate, calls = engine.generate, Counter[int]()
 
         def seeded(prompts: list[Any], sampling_params: Any, **arguments: Any) -> Any:
@@ -180,6 +190,15 @@ class Vllm(Sampler):
 
 
 Backend = Transformers | Vllm
+
+
+def _once(weights: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tied weights under their first name only, as vLLM wants them."""
+    seen: set[int] = set()
+    for name, weight in weights.items():
+        if weight.data_ptr() not in seen:
+            seen.add(weight.data_ptr())
+            yield name, weight
 
 
 def _installed() -> str | None:

@@ -157,8 +157,8 @@ class Recipe(Section):
                 f"backend '{self.backend.name}' samples completions, which algorithm "
                 f"'{self.algorithm.name}' does not train on: leave the backend out"
             )
-        if self.backend.name == "vllm" and (self.adapter or isinstance(self.task, Tools)):
-            raise ValueError("backend 'vllm' is not made for adapters or for the task 'tools'")
+        if self.backend.name == "vllm" and isinstance(self.task, Tools):
+            raise ValueError("backend 'vllm' is not made for the task 'tools'")
         return self
 
     def identity(self, start_hash: str) -> str:

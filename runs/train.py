@@ -131,7 +131,10 @@ def train(
         )
         trainer.remove_callback(PrinterCallback)
         sampled: dict[str, Any] = {}
-        with recorder.watching(), recipe.backend.sampling(trainer, recipe.seed):
+        with (
+            recorder.watching(),
+            recipe.backend.sampling(trainer, recipe.seed, adapted.merged if adapted else None),
+        ):
             resume.train(trainer)
             if not recorder.collapsed:
                 sampled = recipe.backend.finish(trainer)

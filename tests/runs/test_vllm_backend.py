@@ -32,6 +32,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "reinforce++": {"name": "reinforce++", "mini_batches": 2} | SAMPLING,
     "rejection_sft": {"name": "rejection_sft"} | SAMPLING,
 }
+ADAPTERS = ("lora", "pissa")
 # All runs in one process: engines after the first take a few seconds. Scores are the engine's own after
 # training; what the run was given is kept to compare groups.
 RUNS = """
@@ -128,6 +129,9 @@ def runs(start: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dic
     several = content["task"] | {"high": 1}
     for name, algorithm in OTHERS.items():
         jobs[name] = (content | {"task": several, "algorithm": algorithm}, False)
+    for name in ADAPTERS:
+        adapter = {"name": name, "rank": 4}
+        jobs[name] = (content | {"adapter": adapter, "optimizer": {"learning_rate": 0.1}}, False)
     jobs["a head dimension that vLLM lacks"] = (content | {"model": str(unknown)}, False)
     jobs["after a failure"] = (content, False)
     jobs["weights that stay behind"] = (content, True)  # the last: it breaks what TRL does
@@ -155,7 +159,7 @@ def scores(folder: Path) -> torch.Tensor:
 def test_after_training_the_engine_is_the_trained_model_and_not_the_initial_one(
     runs: dict[str, dict[str, Any]], start: Path
 ) -> None:
-    for name in ("grpo", "again", "seed 2", *OTHERS):
+    for name in ("grpo", "again", "seed 2", *OTHERS, *ADAPTERS):
         one = runs[name]
         assert one.get("error") is None
         engine = torch.tensor(one["scores"])
@@ -164,12 +168,12 @@ def test_after_training_the_engine_is_the_trained_model_and_not_the_initial_one(
         print(f"{name}: from the trained model {trained:.3f}, from the initial one {initial:.2f}")
         assert trained < ROUNDING
         assert one["record"]["end"]["vllm_nats_apart"]["max"] < ROUNDING
-        if name in ("grpo", "seed 2"):
+        if name in ("grpo", "seed 2", *ADAPTERS):
             assert initial > MOVED
 
 
 def test_weights_reach_the_engine_before_each_time_that_it_samples(runs: dict[str, dict[str, Any]]) -> None:
-    for name in ("grpo", "seed 2"):
+    for name in ("grpo", "seed 2", *ADAPTERS):
         for row in runs[name]["metrics"]:
             assert 0 < row["sampling/sampling_logp_difference/max"] < ROUNDING
 
