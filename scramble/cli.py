@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from enum import StrEnum
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -201,12 +202,18 @@ def fail(message: str, code: int = 2) -> NoReturn:
     raise SystemExit(code)
 
 
+@cache
+def _joined() -> typer.Typer:
+    """The app with the commands of all packages, each once however often this process calls `main`."""
+    for entry in sorted(entry_points(group="scramble.commands"), key=lambda entry: entry.name):
+        entry.load()(app)
+    return app
+
+
 def main() -> None:
     """Entry point: errors of the user's are one line and exit code 2; tracebacks only with --debug."""
     try:
-        for entry in sorted(entry_points(group="scramble.commands"), key=lambda entry: entry.name):
-            entry.load()(app)
-        app()
+        _joined()()
     except NotEquivalentError as error:
         fail(str(error), 1)
     except ScrambleError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from scramble import cli
 from scramble.printing import records
 from scramble.symmetries import SYMMETRIES
 from tests.conftest import Command
@@ -31,6 +32,13 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
     for command in ("apply", "invert", "verify", "inspect", "diff", "overlap", "run", "experiment", "demo"):
         assert command in done.stdout
+
+
+def test_commands_join_once_however_often_the_command_is_called(command: Command) -> None:
+    for _ in range(3):
+        assert command("--help").code == 0
+    names = [one.name or one.callback.__name__ for one in cli.app.registered_commands if one.callback]
+    assert len(names) == len(set(names)) > 10
 
 
 def test_apply_without_verification_needs_no_torch(checkpoint: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -10,14 +9,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from scramble import cli
-from scramble.curvature.cli import commands
 from scramble.updates.ends import Run, ends
 from tests.models import Tiny, weights, with_tokenizer
 from tests.scramble.updates.test_tables import train
-
-if not entry_points(group="scramble.commands", name="curvature"):
-    commands(cli.app)  # an installation from before the entry point was added
 
 
 @pytest.fixture

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 import torch
 
-from scramble import cli
-from scramble.geometry.cli import commands
 from scramble.updates.ends import Run, ends
 from tests.scramble.updates.test_tables import train
-
-if not entry_points(group="scramble.commands", name="geometry"):
-    commands(cli.app)  # an installation from before the entry point was added
 
 
 @pytest.fixture

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 import torch
 
-from scramble import cli
-from scramble.maps.cli import commands
 from tests.scramble.updates.test_tables import train
-
-if not entry_points(group="scramble.commands", name="maps"):
-    commands(cli.app)  # an installation from before the entry point was added
 
 
 @pytest.fixture
