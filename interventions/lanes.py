@@ -110,13 +110,13 @@ def _log(run: PlannedRun) -> Path:
 
 def _reason(run: PlannedRun, code: int) -> str:
     """Why a run failed. Its folder says so too; of a process that was killed, it is said here."""
-    if run.folder and run.status == "failed":
-        return str(run.folder.record.get("reason", "unknown"))
     if run.folder and code < 0:
         name = signal.Signals(-code).name
         hint = ", as the system does where memory runs out: lower algorithm.micro_batch or take fewer lanes"
         reason = f"killed by {name}{hint if name == 'SIGKILL' else ''} (see {_log(run)})"
         run.folder.write_record(status="failed", reason=reason)
         return reason
+    if run.folder and run.status == "failed":
+        return str(run.folder.record.get("reason", "unknown"))
     lines = _log(run).read_text(errors="replace").strip().splitlines()
     return f"exit code {code}: {lines[-1] if lines else 'no output'} (see {_log(run)})"

@@ -13,7 +13,7 @@ from interventions import figures
 from interventions.contrast import OUTSIDE, UNTREATED, Contrasts
 from interventions.experiment import Experiment, PlannedRun
 from interventions.verdict import verdict
-from runs.summary import first_and_last_quarter
+from runs.summary import quarters
 from scramble.manifest import has_manifest, read_manifest
 from scramble.page import render
 from scramble.plots import svg, write_both
@@ -127,13 +127,13 @@ def _certificates(runs: Sequence[PlannedRun]) -> list[dict[str, Any]]:
 def _run_row(run: PlannedRun) -> dict[str, Any]:
     metrics = run.folder.metrics if run.folder else []
     record = run.folder.record if run.folder else {}
-    rewards = first_and_last_quarter([row for row in metrics if "reward" in row])
+    rewards = quarters(metrics, "reward")
     return {
         "run": run.name,
         "status": run.status,
         "steps": len(metrics),
-        "reward, first quarter": _shown(rewards.get("reward_first")),
-        "reward, last quarter": _shown(rewards.get("reward_last")),
+        "reward, first quarter": _shown(rewards["reward_first"]),
+        "reward, last quarter": _shown(rewards["reward_last"]),
         "seconds": record.get("seconds", "-"),
         "threads": record.get("hardware", {}).get("threads", "-"),
         "rollouts of step 1": str(metrics[0].get("rollouts", "-"))[:12] if metrics else "-",

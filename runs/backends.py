@@ -8,7 +8,7 @@ import random
 import socket
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
     from runs.algorithms import Algorithm, Row
-
-    Weights = Callable[[], dict[str, torch.Tensor]]
+    from runs.recorder import Weights
 
 _FIRST, _LAST = "0.22", "0.32"  # TRL 1.16 names 0.22 to 0.31; the tests run 0.32
 _NEEDED = f"backend 'vllm' needs vLLM {_FIRST} to {_LAST}"

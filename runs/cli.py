@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scramble.errors import SelectionError
+from scramble.errors import SelectionError, TargetError
 from scramble.printing import Format, FormatOption, QuietOption, TableOption, counter, emit, records
 
 runs = typer.Typer(help="Run folders: list, show, compare.", no_args_is_help=True)
@@ -15,6 +15,16 @@ runs = typer.Typer(help="Run folders: list, show, compare.", no_args_is_help=Tru
 # Metrics that a line of progress shows, by their names in metrics.jsonl.
 _SHOWN = {"reward": "reward {:.3f}", "loss": "loss {:.3g}", "kl": "KL {:.3g}"}
 _SHOWN |= {"tokens_per_second": "{:.0f} tokens/s"}
+
+
+def _made(folder: Path | None) -> Path | None:
+    """Before anything is computed."""
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TargetError(f"{folder}: cannot be a folder for a report ({error.strerror})") from None
+    return folder
 
 
 def commands(app: typer.Typer) -> None:
@@ -53,7 +63,7 @@ def run(
         "seed": parsed.seed,
         "steps": record["end"]["step"],
         **first_and_last(metrics),
-        **(before_and_after(record.get("evaluation")) if parsed.evaluation else {}),
+        **(before_and_after(record.get("evaluation"), record["end"]["step"]) if parsed.evaluation else {}),
         "seconds": record.get("seconds"),
         "end_hash": record["end"]["hash"],
     }
@@ -93,7 +103,8 @@ def show(
 def compare(
     run: Annotated[list[Path], typer.Argument(help="Finished run folders.")],
     report: Annotated[
-        Path | None, typer.Option(help="Write a page, its figures and tables into this folder.")
+        Path | None,
+        typer.Option(help="Write a page, its figures and tables into this folder.", callback=_made),
     ] = None,
     title: Annotated[str, typer.Option(help="Of the page.")] = "comparison",
     rank: Annotated[int, typer.Option(min=1, help="Of the subspaces whose angles are measured.")] = 512,

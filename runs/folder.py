@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,10 +119,15 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for patience in (0.1, 0.1, None):  # who only looks (`held`) lets go at once
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if patience is None:
+                        raise TargetError(f"{self.path}: another process is training this run now") from None
+                    time.sleep(patience)
             yield
-        except BlockingIOError:
-            raise TargetError(f"{self.path}: another process is training this run now") from None
         finally:
             os.close(descriptor)
 

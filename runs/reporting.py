@@ -22,6 +22,7 @@ def check(trackers: Sequence[Tracker]) -> None:
 
     Raises:
         MissingDependencyError: one is not installed, or too old.
+        RunError: trackio cannot be told where to write: it decides that when it is imported, as TRL does.
     """
     for name in trackers:
         try:
@@ -33,6 +34,11 @@ def check(trackers: Sequence[Tracker]) -> None:
             raise MissingDependencyError(
                 f"report_to: {name} {version(name)} is installed, {oldest} or later is needed"
             )
+    if "trackio" in trackers and "trackio" in sys.modules and "TRACKIO_DIR" not in os.environ:
+        raise RunError(
+            "report_to: trackio is loaded and keeps the folder that it has: "
+            "train this run in another process, or set TRACKIO_DIR before"
+        )
 
 
 def arguments(trackers: Sequence[Tracker], name: str) -> dict[str, Any]:
@@ -45,17 +51,8 @@ def arguments(trackers: Sequence[Tracker], name: str) -> dict[str, Any]:
 
 @contextmanager
 def reporting(trackers: Sequence[Tracker], folder: Path) -> Iterator[None]:
-    """While a run trains: TensorBoard writes into `folder/tensorboard`, the others into `folder`.
-
-    Raises:
-        RunError: trackio wrote for another run of this process: it keeps the folder that it began with.
-    """
+    """While a run trains: TensorBoard writes into `folder/tensorboard`, the others into `folder`."""
     no_telemetry()
-    if "trackio" in trackers and "trackio" in sys.modules and "TRACKIO_DIR" not in os.environ:
-        raise RunError(
-            "report_to: trackio writes into one folder a process: "
-            "train this run in another process, or set TRACKIO_DIR"
-        )
     places = {
         "tensorboard": {"TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard")},
         "trackio": {"TRACKIO_DIR": str(folder / "trackio")},

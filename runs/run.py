@@ -88,7 +88,7 @@ def run(
         step, record = folder.state_step, folder.record
         if step is not None and all(record.get(key) == value for key, value in here.items()):
             folder.cut_back(step)
-            folder.write_record(status="running", resumed=[*record.get("resumed", []), step])
+            folder.write_record(status="running", reason=None, resumed=[*record.get("resumed", []), step])
         else:
             folder.begin(recipe)
             folder.write_record(

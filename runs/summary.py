@@ -21,13 +21,12 @@ def first_and_last(rows: Sequence[Row]) -> Row:
     return {f"{name}_first": first, f"{name}_last": last}
 
 
-def first_and_last_quarter(rows: Sequence[Row]) -> Row:
-    """Mean `reward_first` and `reward_last` (or `loss_...`) of a quarter of the steps that have one.
+def quarters(rows: Sequence[Row], name: str) -> Row:
+    """`NAME_first` and `NAME_last`: means over the first and the last quarter of the steps that have it.
 
     Steps whose value was not finite are left out; both are None where none is left.
     """
-    name, every = measured(rows)
-    values = [value for value in every if value is not None]
+    values = [row[name] for row in rows if row.get(name) is not None]
     quarter = max(1, len(values) // 4)
     first, last = values[:quarter], values[-quarter:]
     return {
@@ -36,11 +35,10 @@ def first_and_last_quarter(rows: Sequence[Row]) -> Row:
     }
 
 
-def before_and_after(evaluation: Row | None) -> dict[str, float]:
-    """`pass@k_before` and `pass@k_after`, the rows of the first and the last step."""
+def before_and_after(evaluation: Row | None, last: int) -> dict[str, float]:
+    """`pass@k_before` and `pass@k_after`: of step 0 and of the last step, as far as they were evaluated."""
     rows = evaluation["rows"] if evaluation else []
-    steps = [row["step"] for row in rows]
-    ends = {min(steps): "before", max(steps): "after"} if steps else {}
+    ends = {0: "before", last: "after"}
     return {f"pass@{row['k']}_{ends[row['step']]}": row["pass"] for row in rows if row["step"] in ends}
 
 

@@ -5,8 +5,9 @@ Every run is measured from its own start to its own last checkpoint, in float32 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,23 @@ import pandas as pd
 from runs.folder import RunFolder
 from runs.records import show_run
 from runs.run import start_hash
-from runs.summary import Row, before_and_after, first_and_last_quarter
+from runs.summary import Row, before_and_after, quarters
 from scramble.errors import CheckpointError, SelectionError
 from scramble.geometry.principal import count_masks_together, principal
 from scramble.geometry.spectra import measure_together, spectra
 from scramble.geometry.subspaces import PRINCIPAL_RANK, SPECTRA_RANK
 from scramble.updates.ends import Run, ends
+from scramble.updates.joint import MOST_RUNS
 from scramble.updates.tables import count_pairs, count_updates, diff, overlap
 
 Progress = Callable[[int, int], None]
 ALPHA = 0.5
 LEVELS = ("model", "module", "layer")
-INNER = "model without embeddings and norms"
-MOST_PAIRED = 8
+_SHARES = {
+    "overlap_update": "principal",
+    "chance_update": "principal_chance",
+    "magnitude_matched_update": "principal_magnitude_matched",
+}
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,10 @@ class Comparison:
     Attributes:
         runs: one row a run, see `compare`.
         places: sparsity, relative norm of the update, NSS, largest and mean principal angles (degrees, the
-            larger of left and right), and the share of the update in the principal weights, by module and
-            by layer.
-        pairs: overlap of the updates of every two runs of one start, in the matrices of the layers; empty
-            where one start has more than eight runs.
+            larger of left and right), and the share of the update in the principal weights, of the measured
+            matrices by module and by layer.
+        pairs: overlap of the updates of every two runs of one start, in the measured matrices; runs of a
+            start that has more than eight are left out.
     """
 
     runs: pd.DataFrame
@@ -49,9 +54,11 @@ class Comparison:
     pairs: pd.DataFrame
 
     def write(self, folder: Path) -> None:
-        """Write the tables as CSV."""
+        """Write the tables as CSV; one without rows is not written."""
         for field in fields(self):
-            getattr(self, field.name).to_csv(folder / f"{field.name}.csv", index=False)
+            table = getattr(self, field.name)
+            if len(table):
+                table.to_csv(folder / f"{field.name}.csv", index=False)
 
 
 def compare(
@@ -63,13 +70,14 @@ def compare(
 ) -> Comparison:
     """Measure finished runs.
 
-    A row of `runs` has what was trained (`algorithm`, `optimizer`, `mask`, `adapter`, `seed`, the hash of its
-    `start`, `steps`), mean reward (or loss) of the first and the last quarter of the steps that have one,
-    pass@k before and after, `kl_to_start` (nats a token), `seconds`; and of the weights `update_norm`
-    (`||dW||_F` of all weights, tied ones once, float32 differences summed in float64), `sparsity` (of bf16
-    words, all weights) and `sparsity_matrices` (matrices in the layers), and for these matrices `nss`,
-    `angle_max` (degrees), and `principal`, the share of the changed weights that are principal, beside
-    `principal_chance` and `principal_magnitude_matched`.
+    A row of `runs` says what was trained and how, and whether training `collapsed` (the step); mean `score`
+    (share of right answers, penalties left out) and `reward` of the first and the last quarter of the steps
+    that sampled, or `loss` where none did; pass@k before and after; `kl_to_start`, KL(start || policy) in
+    nats a token; `seconds`. Of the weights: whether the `end` is fp32 or bf16, `update_norm` (`||dW||_F` of
+    all weights, tied ones once, differences of what is stored summed in float64) and `sparsity` (of bf16
+    words, all weights). Of the matrices that `scramble spectra` measures, embeddings and heads left out:
+    `sparsity_matrices`, `nss`, `angle_max` (degrees), and `principal`, the share of the changed weights that
+    are principal, beside `principal_chance` and `principal_magnitude_matched`.
 
     Args:
         folders: run folders.
@@ -77,43 +85,48 @@ def compare(
         principal_rank, alpha: of the principal mask, as in `scramble principal`.
 
     Raises:
-        SelectionError: a run is not finished, has no weights, or is listed twice.
+        SelectionError: a run is not finished, is damaged, has no weights, or is listed twice.
         CheckpointError: the start of a run is not there any more, or is another than it was.
     """
-    opened = [_open(path) for path in folders]
-    if twice := [
-        one.folder.path for one in opened if [o.folder.path for o in opened].count(one.folder.path) > 1
-    ]:
+    paths = [path.resolve() for path in folders]
+    if twice := [path for path, same in zip(folders, paths, strict=True) if paths.count(same) > 1]:
         raise SelectionError(f"{twice[0]}: listed twice")
+    hashed = cache(start_hash)
+    opened = [_open(path, hashed) for path in folders]
     names = _names(opened)
     by_start = sorted(range(len(opened)), key=lambda at: opened[at].start)
     groups = [list(group) for _, group in groupby(by_start, key=lambda at: opened[at].start)]
     rows: dict[int, Row] = {}
     places, pairs = [], []
-    steps = _Steps(progress, 2 * len(groups))
-    for group in groups:
+    for number, group in enumerate(groups):
         runs = [opened[at].run for at in group]
-        measured = measure_together(runs, rank, None, next(steps))
-        masks = count_masks_together(runs, principal_rank, [alpha], 0, None, next(steps))
+        parts = (_part(progress, 2 * number + half, 2 * len(groups)) for half in (0, 1))
+        measured = measure_together(runs, rank, None, next(parts))
+        masks = count_masks_together(runs, principal_rank, [alpha], 0, None, next(parts))
+        tensors = {one.tensor for one in measured[0]}
         for at, run, one, marked in zip(group, runs, measured, masks, strict=True):
             counts = count_updates(run)
-            tables = (diff(counts, LEVELS), spectra(one, LEVELS), principal(marked, LEVELS))
-            weights, places_of = _joined(*tables)
-            norm = float(counts["update_square"].sum()) ** 0.5
-            rows[at] = {"name": names[at]} | _record(opened[at]) | {"update_norm": norm} | weights
-            places.append(places_of.assign(name=names[at]))
-        if 1 < len(runs) <= MOST_PAIRED:
-            found = overlap(count_pairs(runs, ["raw"]), ["model"])
+            inner = counts[counts["tensor"].isin(tensors)]
+            table = _joined(diff(inner, LEVELS), spectra(one, LEVELS), principal(marked, LEVELS))
+            whole = table[table["level"] == "model"].iloc[0]
+            rows[at] = {"name": names[at]} | _record(opened[at])
+            rows[at] |= {
+                "update_norm": float(counts["update_square"].sum()) ** 0.5,
+                "sparsity": 1 - float(counts["changed"].sum() / counts["n"].sum()),
+                "sparsity_matrices": whole["sparsity"],
+                **{name: whole[name] for name in ("nss", "angle_max", *_SHARES.values())},
+            }
+            places.append(table[table["level"].isin(("module", "layer"))].assign(name=names[at]))
+        if 1 < len(runs) <= MOST_RUNS:
+            counts = count_pairs(runs, ["raw"])
+            found = overlap(counts[counts["tensor"].isin(tensors)], ["model"]).query("level == 'model'")
             ends_of = {run.name: names[at] for at, run in zip(group, runs, strict=True)}
-            found = found[found["level"] == INNER].drop(
-                columns=["level", "layer", "module", "tensor", "frame"]
-            )
-            pairs.append(found.replace({"run_a": ends_of, "run_b": ends_of}))
-    first = ["name", "level", "layer", "module"]
-    table = pd.concat(places, ignore_index=True)
+            found = found.replace({"run_a": ends_of, "run_b": ends_of})
+            pairs.append(found.drop(columns=["level", "layer", "module", "tensor", "frame"]))
+    table = pd.DataFrame([rows[at] for at in range(len(opened))])
     return Comparison(
-        pd.DataFrame([rows[at] for at in range(len(opened))]),
-        table[[*first, *(name for name in table if name not in first)]],
+        table[sorted(table, key=_place)],
+        pd.concat(places, ignore_index=True).sort_values("level", kind="stable", ignore_index=True),
         pd.concat(pairs, ignore_index=True) if pairs else pd.DataFrame(),
     )
 
@@ -126,21 +139,30 @@ class _Opened:
     run: Run
 
 
-def _open(path: Path) -> _Opened:
+def _open(path: Path, hashed: Callable[[Path], str]) -> _Opened:
     shown = show_run(path)
     if shown.get("status") != "finished":
         raise SelectionError(f"{path}: not finished ({shown.get('status', 'missing')})")
     folder = RunFolder(path)
-    end = folder.checkpoint(folder.last_step, fp32=True)
-    end = end if end.exists() else folder.checkpoint(folder.last_step)
+    try:
+        step, start, digest = folder.last_step, Path(shown["start"]["path"]), shown["start"]["hash"]
+        shown["recipe"]["name"], shown["recipe"]["task"]["name"], shown["recipe"]["algorithm"]["name"]
+    except (KeyError, TypeError):
+        raise SelectionError(
+            f"{path}: damaged: run.json or recipe.yaml lacks what a finished run has"
+        ) from None
+    end = folder.checkpoint(step, fp32=True)
+    end = end if end.exists() else folder.checkpoint(step)
     if not end.exists():
-        raise SelectionError(f"{path}: its last checkpoint {end} is not there")
-    start = Path(shown["start"]["path"])
+        why = (
+            "training collapsed, no weights were finite" if shown.get("collapsed") else f"{end} is not there"
+        )
+        raise SelectionError(f"{path}: no last checkpoint: {why}")
     if not start.is_dir():
         raise CheckpointError(f"{path}: its start {start} is not there any more")
-    if start_hash(start) != shown["start"]["hash"]:
+    if hashed(start) != digest:
         raise CheckpointError(f"{path}: its start {start} is not what it was when the run began")
-    return _Opened(folder, shown, shown["start"]["hash"], ends(start, end))
+    return _Opened(folder, shown, digest, ends(start, end))
 
 
 def _names(opened: Sequence[_Opened]) -> list[str]:
@@ -157,64 +179,50 @@ def _names(opened: Sequence[_Opened]) -> list[str]:
 
 
 def _record(one: _Opened) -> Row:
-    recipe, metrics = one.shown["recipe"], one.folder.metrics
-    adapter, mask = recipe.get("adapter") or {}, recipe.get("mask") or {}
+    recipe, metrics, step = one.shown["recipe"], one.folder.metrics, one.folder.last_step
+    section = {name: recipe.get(name) or {} for name in ("adapter", "mask", "optimizer", "evaluation")}
     kl = [row["kl_to_start"] for row in metrics if "kl_to_start" in row]
+    sampled = any("reward" in row for row in metrics)
+    figures = [quarters(metrics, name) for name in (("score", "reward") if sampled else ("loss",))]
     return {
+        "task": recipe["task"].get("dataset") or recipe["task"]["name"],
         "algorithm": recipe["algorithm"]["name"],
-        "optimizer": recipe["optimizer"]["name"],
-        "mask": mask.get("kind"),
-        "adapter": adapter.get("name"),
+        "optimizer": section["optimizer"].get("name"),
+        "learning_rate": section["optimizer"].get("learning_rate"),
+        "mask": section["mask"].get("kind"),
+        "adapter": section["adapter"].get("name"),
         "seed": recipe["seed"],
         "start": one.start[:12],
-        "steps": one.folder.last_step,
-        **first_and_last_quarter(metrics),
-        **before_and_after(one.shown.get("evaluation")),
+        "steps": step,
+        "collapsed": (one.shown.get("collapsed") or {}).get("step"),
+        **{name: value for figure in figures for name, value in figure.items()},
+        **before_and_after(one.shown.get("evaluation"), step),
+        "held_out": ((one.shown.get("held_out") or {}).get("hash") or "")[:12] or None,
         "kl_to_start": kl[-1] if kl else None,
         "seconds": one.shown.get("seconds"),
+        "end": "fp32" if one.run.end.folder.name == "fp32" else "bf16",
     }
 
 
-def _joined(changes: pd.DataFrame, shifts: pd.DataFrame, masks: pd.DataFrame) -> tuple[Row, pd.DataFrame]:
-    """The figures of all weights, and a table of those by module and layer."""
-    shifts = shifts.assign(
-        angle_max=shifts[["angle_left_max", "angle_right_max"]].max(axis=1),
-        angle_mean=shifts[["angle_left_mean", "angle_right_mean"]].max(axis=1),
-    )
-    masks = masks[masks["mask"] == "principal"].rename(
-        columns={
-            "overlap_update": "principal",
-            "chance_update": "principal_chance",
-            "magnitude_matched_update": "principal_magnitude_matched",
-        }
-    )
-    geometry = ["nss", "angle_max", "angle_mean"]
-    shares = ["principal", "principal_chance", "principal_magnitude_matched"]
+def _place(column: str) -> int:
+    """Figures of learning stand together, whichever run had them first; those of the weights come last."""
+    if column.endswith(("_first", "_last", "_before", "_after")):
+        return 1
+    last = ["held_out", "kl_to_start", "seconds", "end", "update_norm", "sparsity", "sparsity_matrices"]
+    return 2 if column in (*last, "nss", "angle_max", *_SHARES.values()) else 0
+
+
+def _joined(changes: pd.DataFrame, shifts: pd.DataFrame, masks: pd.DataFrame) -> pd.DataFrame:
+    """One table of all figures at each level."""
     keys = ["level", "layer", "module"]
-    tables = [
-        changes[[*keys, "n", "changed", "sparsity", "relative_update_norm"]],
-        shifts[[*keys, *geometry]],
-        masks[[*keys, *shares]],
-    ]
-    found = tables[0]
-    for table in tables[1:]:
-        found = found.merge(table, on=keys, how="left")
-    whole = {level: found[found["level"] == level].iloc[0] for level in ("model", INNER)}
-    row = {"sparsity": whole["model"]["sparsity"], "sparsity_matrices": whole[INNER]["sparsity"]}
-    row |= {name: whole["model"][name] for name in ("nss", "angle_max", *shares)}
-    return row, found[found["level"].isin(("module", "layer"))]
+    for kind in ("max", "mean"):
+        shifts[f"angle_{kind}"] = shifts[[f"angle_left_{kind}", f"angle_right_{kind}"]].max(axis=1)
+    masks = masks[masks["mask"] == "principal"].rename(columns=_SHARES)
+    found = changes[[*keys, "n", "changed", "sparsity", "relative_update_norm"]]
+    found = found.merge(shifts[[*keys, "nss", "angle_max", "angle_mean"]], on=keys)
+    return found.merge(masks[[*keys, *_SHARES.values()]], on=keys)
 
 
-class _Steps:
-    """Progress of one measurement after the other, as one."""
-
-    def __init__(self, progress: Progress, parts: int) -> None:
-        self.progress, self.parts, self.at = progress, parts, -1
-
-    def __iter__(self) -> Iterator[Progress]:
-        return self
-
-    def __next__(self) -> Progress:
-        self.at += 1
-        at = self.at
-        return lambda done, total: self.progress(at * total + done, self.parts * total)
+def _part(progress: Progress, at: int, parts: int) -> Progress:
+    """Progress of one of several measurements of equal length, as a part of the whole."""
+    return lambda done, total: progress(at * total + done, parts * total)

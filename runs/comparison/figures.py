@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from scramble.plots import COLOURS, MARKERS, STYLE, whole_numbers
 
-LINES = 8  # runs that a figure with a line a run can show
+LINES = len(COLOURS)  # runs that a figure with a line a run can show
 # Column, title, logarithmic, columns of baselines.
 _PANELS: tuple[tuple[str, str, bool, tuple[str, ...]], ...] = (
     ("sparsity", "sparsity (bf16)", False, ()),
@@ -32,11 +32,11 @@ def overview(runs: pd.DataFrame) -> Figure:
     """A row a run, a panel a figure; open marks are before training, or what baselines predict."""
     panels: list[tuple[str, str, bool, list[tuple[str, str, str]]]] = []
     scores = [name for name in runs if name.startswith("pass@") and name.endswith("_after")]
-    if scores:
-        before = scores[0].replace("_after", "_before")
-        panels.append((scores[0], scores[0].removesuffix("_after"), False, [(before, "o", "before")]))
+    for score in scores:
+        before = [(score.replace("_after", "_before"), "o", "before")]
+        panels.append((score, score.removesuffix("_after"), False, before))
     panels += [
-        ("kl_to_start", "KL to the start, nats a token", True, []),
+        ("kl_to_start", "KL(start || policy), nats", True, []),
         ("update_norm", "||dW||", True, []),
         ("sparsity", "sparsity (bf16)", False, []),
         ("nss", "NSS", True, []),
@@ -50,7 +50,7 @@ def overview(runs: pd.DataFrame) -> Figure:
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for ax, (column, title, logarithmic, others) in zip(axes, panels, strict=True):
             ax.plot(runs[column], rows, "o", color=COLOURS[0], ms=5, zorder=3)
-            for name, marker, label in others:
+            for name, marker, label in (one for one in others if one[0] in runs):
                 ax.plot(runs[name], rows, marker, color="0.25", mfc="none", ms=6, label=label)
             if logarithmic and _wide(runs[column]):
                 ax.set_xscale("log")
@@ -97,9 +97,8 @@ def _panel(
         line = table[table["name"] == name].sort_values(key)
         at = line[key].astype(int) if key == "layer" else line[key].map(modules.index)
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-        heights = line[column].where(line[column] > 0) if logarithmic else line[column]
         width = 1.2 if key == "layer" else 0
-        ax.plot(at, heights, color=colour, marker=marker, ms=3.5, lw=width, label=name)
+        ax.plot(at, line[column], color=colour, marker=marker, ms=3.5, lw=width, label=name)
         for baseline in baselines:
             style = _STYLES[baseline][0]
             if key == "layer":
@@ -119,6 +118,5 @@ def _panel(
 
 
 def _wide(values: pd.Series) -> bool:
-    """Whether values span more than a factor of ten, so that a logarithmic axis reads better."""
-    positive = values[values > 0]
-    return len(positive) > 0 and bool(positive.max() > 10 * positive.min())
+    """Whether values span more than a factor of ten, all above zero, so that a logarithmic axis serves."""
+    return bool(values.min() > 0 and values.max() > 10 * values.min())

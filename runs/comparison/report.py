@@ -16,6 +16,7 @@ from scramble.plots import svg, write_both
 _PAIRS = [
     "run_a",
     "run_b",
+    "same_seed",
     "density_a",
     "density_b",
     "jaccard",
@@ -44,6 +45,7 @@ def write_report(found: Comparison, folder: Path, title: str) -> Path:
             "report.html.j2",
             title=title,
             lines=matched(found.runs),
+            few=len(found.runs) <= figures.LINES,
             runs=_rows(found.runs),
             pairs=_rows(pairs[[name for name in _PAIRS if name in pairs]]),
             modules=_rows(found.places[found.places["level"] == "module"].drop(columns=["level", "layer"])),
@@ -54,7 +56,9 @@ def write_report(found: Comparison, folder: Path, title: str) -> Path:
 
 
 def matched(runs: pd.DataFrame) -> list[str]:
-    """What the runs have in common and what they do not: start, steps, length of the update."""
+    """What several runs have in common and what they do not: start, task, steps, length of the update."""
+    if len(runs) < 2:
+        return []
     starts, steps, norms = runs["start"].nunique(), runs["steps"], runs["update_norm"]
     lines = [
         "All runs begin at one checkpoint."
@@ -65,10 +69,15 @@ def matched(runs: pd.DataFrame) -> list[str]:
         lines.append(f"Steps are matched: {steps.iloc[0]} each.")
     else:
         lines.append(f"Steps are not matched: {steps.min()} to {steps.max()}.")
+    for column, what in (("task", "tasks"), ("held_out", "held-out prompts")):
+        if runs[column].nunique(dropna=False) > 1:
+            lines.append(f"They have different {what}: scores are not of the same questions.")
     shortest, longest = norms.min(), norms.max()
     span = f"||dW|| is {shortest:.4g}" + ("" if shortest == longest else f" to {longest:.4g}")
     close = shortest > 0 and longest / shortest <= _CLOSE
     lines.append(f"Lengths of the update are {'' if close else 'not '}matched within 5 %: {span}.")
+    if runs["end"].nunique() > 1:
+        lines.append("Some ends are float32 and some bf16, whose rounding changes ||dW||, NSS and angles.")
     return lines
 
 

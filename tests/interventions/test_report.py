@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -53,18 +52,6 @@ def experiment() -> Experiment:
     arms = {"base": [], "scrambled": ["vo-rotation:layers=5,9"]}
     content = {"name": "page", "base": "b", "arms": arms, "seeds": [1, 2], "recipe": {}, "notes": ["A note."]}
     return Experiment.model_validate(content)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        chromium = play.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield chromium
-        chromium.close()
 
 
 def screenshot(path: Path, browser: object) -> np.ndarray:

@@ -89,7 +89,7 @@ def test_trackio_and_wandb_have_the_metrics_and_call_nobody_while_wandb_is_offli
 ) -> None:
     said = watched(content | {"report_to": ["trackio", "wandb"]}, tmp_path / "out", WANDB_MODE="offline")
     assert [call for call in said["calls"] if "/socket'" not in call[1]] == []  # wandb's own, a Unix socket
-    assert "trackio writes into one folder a process" in said["again"]
+    assert "trackio is loaded and keeps the folder that it has" in said["again"]
     (folder,) = (path for path in (tmp_path / "out").glob("run-*") if (path / "metrics.jsonl").exists())
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     with sqlite3.connect(folder / "trackio" / "scramble.db") as database:
