@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def write_report(found: Comparison, folder: Path, title: str) -> Path:
     for name, figure in drawn.items():
         write_both(figure, folder / name)
     page = folder / "report.html"
-    pairs = found.pairs
+    names = list(found.runs)
+    learned = names[: names.index("end")]
+    pairs, modules = found.pairs, found.places[found.places["level"] == "module"]
     page.write_text(
         render(
             "runs.comparison",
@@ -46,9 +49,12 @@ def write_report(found: Comparison, folder: Path, title: str) -> Path:
             title=title,
             lines=matched(found.runs),
             few=len(found.runs) <= figures.LINES,
-            runs=_rows(found.runs),
+            learned=_rows(found.runs[learned]),
+            weights=_rows(found.runs[["name", *(name for name in found.runs if name not in learned)]]),
             pairs=_rows(pairs[[name for name in _PAIRS if name in pairs]]),
-            modules=_rows(found.places[found.places["level"] == "module"].drop(columns=["level", "layer"])),
+            modules=_rows(
+                modules[["name", *(name for name in modules if name not in ("name", "level", "layer"))]]
+            ),
             figures={name: svg(figure) for name, figure in drawn.items()},
         )
     )
@@ -60,6 +66,7 @@ def matched(runs: pd.DataFrame) -> list[str]:
     if len(runs) < 2:
         return []
     starts, steps, norms = runs["start"].nunique(), runs["steps"], runs["update_norm"]
+    pairs = list(combinations(runs.to_dict("records"), 2)) if len(runs) <= figures.LINES else []
     lines = [
         "All runs begin at one checkpoint."
         if starts == 1
@@ -68,17 +75,31 @@ def matched(runs: pd.DataFrame) -> list[str]:
     if steps.nunique() == 1:
         lines.append(f"Steps are matched: {steps.iloc[0]} each.")
     else:
-        lines.append(f"Steps are not matched: {steps.min()} to {steps.max()}.")
+        same = [pair for pair in pairs if pair[0]["steps"] == pair[1]["steps"]]
+        lines.append(f"Steps are not matched: {steps.min()} to {steps.max()}{_but(same)}.")
     for column, what in (("task", "tasks"), ("held_out", "held-out prompts")):
         if runs[column].nunique(dropna=False) > 1:
             lines.append(f"They have different {what}: scores are not of the same questions.")
     shortest, longest = norms.min(), norms.max()
     span = f"||dW|| is {shortest:.4g}" + ("" if shortest == longest else f" to {longest:.4g}")
-    close = shortest > 0 and longest / shortest <= _CLOSE
-    lines.append(f"Lengths of the update are {'' if close else 'not '}matched within 5 %: {span}.")
+    close = _close(shortest, longest)
+    near = [] if close else [pair for pair in pairs if _close(*(one["update_norm"] for one in pair))]
+    lines.append(
+        f"Lengths of the update are {'' if close else 'not '}matched within 5 %: {span}{_but(near)}."
+    )
     if runs["end"].nunique() > 1:
         lines.append("Some ends are float32 and some bf16, whose rounding changes ||dW||, NSS and angles.")
     return lines
+
+
+def _close(one: float, other: float) -> bool:
+    return min(one, other) > 0 and max(one, other) <= _CLOSE * min(one, other)
+
+
+def _but(pairs: list[tuple[Any, Any]]) -> str:
+    """The pairs of runs that are matched although all together are not."""
+    names = [f"{one['name']} and {other['name']}" for one, other in pairs]
+    return f"; matched are {', '.join(names)}" if names else ""
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, str]]:

@@ -137,7 +137,7 @@ def test_runs_from_two_starts_keep_their_order_and_their_figures(
 
 def test_what_is_matched_is_said() -> None:
     table = pd.DataFrame({"start": ["a", "a"], "steps": [20, 20], "update_norm": [2.0, 2.05]})
-    table = table.assign(task="sums", held_out=None, end="fp32")
+    table = table.assign(name=["a", "b"], task="sums", held_out=None, end="fp32")
     assert matched(table) == [
         "All runs begin at one checkpoint.",
         "Steps are matched: 20 each.",
@@ -149,6 +149,11 @@ def test_what_is_matched_is_said() -> None:
         "Lengths of the update are not matched within 5 %: ||dW|| is 2 to 2.2.",
     ]
     assert "not matched" in matched(table.assign(update_norm=[0.0, 0.0]))[2]
+    third = pd.concat([table, table[:1].assign(name="c", steps=9, update_norm=3.0)], ignore_index=True)
+    assert matched(third)[1:] == [
+        "Steps are not matched: 9 to 20; matched are a and b.",
+        "Lengths of the update are not matched within 5 %: ||dW|| is 2 to 3; matched are a and b.",
+    ]
     assert "different tasks" in matched(table.assign(task=["sums", "code"]))[2]
     assert matched(table.assign(end=["fp32", "bf16"]))[3].startswith("Some ends are float32")
     assert matched(table[:1]) == []
