@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BatchEncoding,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -18,10 +21,11 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from runs.chats import Chats
 from runs.evaluation import Evaluation, estimate, gain
 from runs.folder import RunFolder
 from runs.recipe import Recipe
-from runs.tasks import Example, VerifiableTask
+from runs.tasks import Example, Message, VerifiableTask
 from scramble.errors import RecipeError
 
 
@@ -103,11 +107,12 @@ def count_right(
     if settings is None or not isinstance(task, VerifiableTask):
         raise RecipeError("evaluation: the recipe has no such section, or its task cannot check answers")
     wanted = [example for example in examples for _ in range(settings.samples)]
-    texts: list[str] = []
+    sample = _in_turns if task.tools else _at_once
+    texts: list[str | list[Message]] = []
     with _apart(model, recipe):
         for start in range(0, len(wanted), settings.batch):
             batch = [example.prompt for example in wanted[start : start + settings.batch]]
-            texts += _sample(model, tokenizer, batch, settings, recipe.evaluated_tokens)
+            texts += sample(model, tokenizer, batch, recipe)
     scores = task.scores(texts, [example.answer for example in wanted])
     groups = range(0, len(scores), settings.samples)
     return [scores[start : start + settings.samples].count(1.0) for start in groups]
@@ -127,31 +132,57 @@ def _apart(model: PreTrainedModel, recipe: Recipe) -> Iterator[None]:
             model.train(training)
 
 
-def _sample(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[str],
-    settings: Evaluation,
-    length: int | None,
+def _at_once(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], recipe: Recipe
 ) -> list[str]:
-    tokens = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(model.device)
+    tokens = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
+    said = _speak(model, tokenizer, tokens, recipe)
+    return tokenizer.batch_decode(said, skip_special_tokens=True)
+
+
+def _in_turns(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], recipe: Recipe
+) -> list[list[Message]]:
+    """With the task's tools."""
+    ends = set(_ends(model, tokenizer))
+
+    def speak(sequences: list[list[int]]) -> list[list[int]]:
+        tokens = tokenizer.pad({"input_ids": sequences}, return_tensors="pt", padding_side="left")
+        return [_ended(ids, ends) for ids in _speak(model, tokenizer, tokens, recipe).tolist()]
+
+    turns, length = recipe.task.turns or 0, recipe.evaluated_tokens or 0
+    context = int(model.config.get_text_config().max_position_embeddings)
+    return Chats(tokenizer, recipe.task.tools, turns, length, context).complete(prompts, speak)
+
+
+def _ended(ids: list[int], ends: set[int]) -> list[int]:
+    """Up to the first token that ends a turn, it included."""
+    return ids[: next((at for at, one in enumerate(ids, 1) if one in ends), len(ids))]
+
+
+def _speak(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: BatchEncoding, recipe: Recipe
+) -> Int[Tensor, "sequence new"]:
+    """What the model says after each sequence (padded on the left), padded on the right."""
+    temperature = recipe.evaluation.temperature if recipe.evaluation else 0
     sampling = (
-        {"do_sample": True, "temperature": settings.temperature, "top_k": 0, "top_p": 1.0}
-        if settings.temperature
+        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        if temperature
         else {"do_sample": False}
     )
     config = GenerationConfig(
-        max_new_tokens=length,
+        max_new_tokens=recipe.evaluated_tokens,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=_ends(model, tokenizer),
         disable_compile=True,
         **sampling,
     )
+    tokens = tokens.to(model.device)
     found = model.generate(
         input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], generation_config=config
     )
-    return tokenizer.batch_decode(found[:, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
+    return found[:, tokens["input_ids"].shape[1] :]
 
 
 def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

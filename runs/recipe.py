@@ -125,8 +125,6 @@ class Recipe(Section):
             )
         if isinstance(task, Tools) and algorithm.without_tools:
             raise ValueError(f"task 'tools': {algorithm.without_tools}")
-        if isinstance(task, Tools) and self.evaluation:
-            raise ValueError("evaluation: task 'tools' takes several turns, which evaluation does not")
         if self.evaluation and self.evaluated_tokens is None:
             raise ValueError(f"evaluation.max_new_tokens: needed, algorithm '{algorithm.name}' has none")
         return self
