@@ -102,11 +102,3 @@ def test_held_out_prompts_that_do_not_exist_leave_nothing_behind(
     with pytest.raises(RecipeError, match=r"evaluation\.size"):
         run(Recipe.model_validate(content | {"evaluation": {"size": 500}}), tmp_path / "out", threads=1)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_task_without_answers_cannot_be_evaluated(content: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="task 'preference' has no answers to check"):
-        Recipe.model_validate(
-            content
-            | {"task": {"name": "preference", "data": "x"}, "algorithm": {"name": "dpo"}, "evaluation": {}}
-        )

@@ -1,4 +1,4 @@
-"""TRL calls the tools of a task in the middle of a completion, and the last message is what counts."""
+"""Tools are called within a completion, in training by TRL and in evaluation; the last message counts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from runs.chats import Chats
 from runs.evaluate import count_right
 from runs.recipe import Recipe
 from runs.run import run
 from runs.tasks import Example
-from runs.tasks.tools import Tools
+from runs.tasks.tools import Tools, calculator
 from scramble.errors import RunError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -203,6 +204,17 @@ def test_evaluation_shows_the_model_what_training_does(
     assert right / 4 == row["score"]
     assert scored[0] == scored[1]
     assert len(seen["training"]) == turns
+
+
+def test_a_thought_that_the_prompt_opens_is_no_part_of_the_answer() -> None:
+    from trl import chat_template_utils
+
+    words = tokenizer(chat_template_utils.qwen3_5_think_chat_template)
+    words.add_tokens(["<think>", "</think>"])
+    said = words.encode("six sevens\n</think>\n\nAnswer: 42<|im_end|>")
+    chats = Chats(words, [calculator], turns=1, length=400, context=4096)
+    ((message,),) = chats.complete(["6 * 7?"], lambda prompts: [said for _ in prompts])
+    assert message["content"] == "Answer: 42"
 
 
 def test_evaluation_of_a_task_with_tools(asked: dict[str, Any], tmp_path: Path) -> None:
