@@ -40,7 +40,7 @@ class QkRotation(Symmetry):
             parts = [f"SO(2)^{len(first)}"] * (len(first) > 0) + [f"O({len(free)})"] * (len(free) > 0)
             heads = len(self._keys(architecture, layer, axis))
             if self._gains(architecture, layer, axis):
-                factors.append(f"Z2^{(len(first) + len(free)) * heads}")
+                factors.append(f"(Z2^{len(first) + len(free)}, not the identity)^{heads}")
             else:
                 factors.append(f"({' x '.join(parts)})^{heads}")
         return " x ".join(factors)
@@ -92,9 +92,13 @@ def _turn(first: np.ndarray, second: np.ndarray, free: np.ndarray, rng: np.rando
 
 
 def _signs(first: np.ndarray, second: np.ndarray, free: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Uniform over the changes of sign that are not the identity (with two pairs, one in four is)."""
+    while True:
+        pairs, others = rng.choice([-1, 1], len(first)), rng.choice([-1, 1], len(free))
+        if (pairs < 0).any() or (others < 0).any():
+            break
     signed = np.arange(1, 2 * len(first) + len(free) + 1)
-    flips = rng.choice([-1, 1], len(first))
-    signed[first] *= flips
-    signed[second] *= flips
-    signed[free] *= rng.choice([-1, 1], len(free))
+    signed[first] *= pairs
+    signed[second] *= pairs
+    signed[free] *= others
     return signed

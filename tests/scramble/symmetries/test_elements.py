@@ -132,6 +132,15 @@ def test_no_head_permutation_is_the_identity() -> None:
             assert (element.data != np.arange(element.data.shape[-1])).any(axis=-1).all()
 
 
+def test_no_head_keeps_all_its_signs() -> None:
+    """Gains leave two rotary pairs three changes of sign; channels 0 and 2 are a pair, and 1 and 3."""
+    tiny = Tiny("qwen3", kv_heads=3, group=1, head_dim=4, layers=1)
+    small = architecture(tiny.config | {"model_type": "qwen3"})
+    drawn = [symmetry("qk-rotation", {}).draw(small, seed, 0)[0] for seed in range(40)]
+    signs = {tuple(np.sign(row)) for element in drawn for row in element.data}
+    assert signs == {(-1, 1, -1, 1), (1, -1, 1, -1), (-1, -1, -1, -1)}
+
+
 def test_shared_is_one_matrix_for_all_heads() -> None:
     (own,) = symmetry("vo-rotation", {}).draw(MODEL, 0, 0)
     (shared,) = symmetry("vo-rotation", {"shared": True}).draw(MODEL, 0, 0)
