@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from runs.folder import RunFolder
 from runs.recipe import Recipe
 from runs.tasks import Example, Message, VerifiableTask
 from scramble.errors import RecipeError
+
+Sample = Callable[[list[str]], Sequence[str | list[Message]]]  # completions of prompts
 
 
 class Evaluator(TrainerCallback):
@@ -107,12 +109,11 @@ def count_right(
     if settings is None or not isinstance(task, VerifiableTask):
         raise RecipeError("evaluation: the recipe has no such section, or its task cannot check answers")
     wanted = [example for example in examples for _ in range(settings.samples)]
-    sample = _in_turns if task.tools else _at_once
+    sample = (_in_turns if task.tools else _at_once)(model, tokenizer, recipe)
     texts: list[str | list[Message]] = []
     with _apart(model, recipe):
         for start in range(0, len(wanted), settings.batch):
-            batch = [example.prompt for example in wanted[start : start + settings.batch]]
-            texts += sample(model, tokenizer, batch, recipe)
+            texts += sample([example.prompt for example in wanted[start : start + settings.batch]])
     scores = task.scores(texts, [example.answer for example in wanted])
     groups = range(0, len(scores), settings.samples)
     return [scores[start : start + settings.samples].count(1.0) for start in groups]
@@ -132,27 +133,29 @@ def _apart(model: PreTrainedModel, recipe: Recipe) -> Iterator[None]:
             model.train(training)
 
 
-def _at_once(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], recipe: Recipe
-) -> list[str]:
-    tokens = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
-    said = _speak(model, tokenizer, tokens, recipe)
-    return tokenizer.batch_decode(said, skip_special_tokens=True)
+def _at_once(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Sample:
+    """Completions as texts."""
+
+    def sample(prompts: list[str]) -> list[str]:
+        tokens = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
+        said = _speak(model, tokenizer, tokens, recipe)
+        return tokenizer.batch_decode(said, skip_special_tokens=True)
+
+    return sample
 
 
-def _in_turns(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], recipe: Recipe
-) -> list[list[Message]]:
-    """With the task's tools."""
+def _in_turns(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Sample:
+    """Completions as chats, with the task's tools."""
+    turns, length = recipe.task.turns or 0, recipe.evaluated_tokens or 0
+    context = int(model.config.get_text_config().max_position_embeddings)
+    chats = Chats(tokenizer, recipe.task.tools, turns, length, context)
     ends = set(_ends(model, tokenizer))
 
     def speak(sequences: list[list[int]]) -> list[list[int]]:
         tokens = tokenizer.pad({"input_ids": sequences}, return_tensors="pt", padding_side="left")
         return [_ended(ids, ends) for ids in _speak(model, tokenizer, tokens, recipe).tolist()]
 
-    turns, length = recipe.task.turns or 0, recipe.evaluated_tokens or 0
-    context = int(model.config.get_text_config().max_position_embeddings)
-    return Chats(tokenizer, recipe.task.tools, turns, length, context).complete(prompts, speak)
+    return lambda prompts: chats.complete(prompts, speak)
 
 
 def _ended(ids: list[int], ends: set[int]) -> list[int]:
