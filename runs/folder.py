@@ -39,8 +39,9 @@ class RunFolder:
 
     @property
     def status(self) -> str:
-        """`missing`, `running` (or interrupted), `failed` or `finished`."""
-        return str(self.record.get("status", "missing"))
+        """`missing`, `running`, `interrupted` (no process holds it any more), `failed` or `finished`."""
+        said = str(self.record.get("status", "missing"))
+        return "interrupted" if said == "running" and not self.held else said
 
     @property
     def held(self) -> bool:
@@ -100,12 +101,16 @@ class RunFolder:
         partial.rename(self.path / "run.json")
 
     def begin(self, recipe: Recipe) -> None:
-        """Clear what an interrupted run left, and write the resolved recipe."""
+        """Clear what an interrupted run left, and write the recipe."""
         self.drop_state()
         for name in ("checkpoints", "tensorboard", "trackio", "wandb"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in ("metrics.jsonl", "run.json"):
             (self.path / name).unlink(missing_ok=True)
+        self.write_recipe(recipe)
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """The recipe with every value that it left open."""
         content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
         (self.path / "recipe.yaml").write_text(content)
 

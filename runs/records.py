@@ -43,17 +43,11 @@ def show_run(path: Path) -> Row:
     return {
         "run": str(path),
         **record,
-        "status": _status(path, record),
+        "status": RunFolder(path).status,
         "recipe": recipe,
         "last_metrics": metrics[-1] if metrics else {},
         "checkpoints": _checkpoints(path),
     }
-
-
-def _status(path: Path, record: Row) -> str:
-    """What the record says; a run that no process holds any more was interrupted."""
-    said = str(record.get("status", "missing"))
-    return "interrupted" if said == "running" and not RunFolder(path).held else said
 
 
 def _is_run(path: Path) -> bool:
@@ -67,7 +61,7 @@ def _row(path: Path) -> Row:
     except ValueError as error:
         return row | {"problem": str(error)}
     row |= {
-        "status": _status(path, record),
+        "status": RunFolder(path).status,
         "algorithm": _name(recipe.get("algorithm")),
         "task": _name(recipe.get("task")),
         "seed": recipe.get("seed"),

@@ -67,7 +67,8 @@ def run(
         threads: of the arithmetic; all cores by default. Lanes side by side must divide the cores.
 
     Raises:
-        ScrambleError: see `scramble.errors`. If training fails, the run folder says `failed` and why.
+        ScrambleError: see `scramble.errors`. What the recipe alone shows to be wrong was refused when it was
+            read; whatever fails later (data, start, training), the run folder says `failed` and why.
     """
     no_telemetry()
     check(recipe.report_to)
@@ -77,38 +78,13 @@ def run(
         return _evaluated(folder, recipe, start)
     _one_gpu()
     threads = threads or len(os.sched_getaffinity(0))
-    examples = recipe.task.checked_examples()
-    rows = recipe.algorithm.rows(recipe.task, examples)
-    held_out = _held_out(recipe)
-    _check(recipe, start, len(rows))
     with folder.locked():
         if folder.status == "finished":  # by another process, a moment ago
             return folder
-        here = {"versions": _versions() | recipe.backend.versions(), "hardware": _hardware(threads)}
-        step, record = folder.state_step, folder.record
-        if step is not None and all(record.get(key) == value for key, value in here.items()):
-            folder.cut_back(step)
-            folder.write_record(status="running", reason=None, resumed=[*record.get("resumed", []), step])
-        else:
-            folder.begin(recipe)
-            folder.write_record(
-                status="running",
-                seed=recipe.seed,
-                seeds=_seeds(recipe),
-                start={"path": str(start), "hash": digest},
-                data={"examples": len(examples), "hash": _data_hash(examples)},
-                held_out={"examples": len(held_out), "hash": _data_hash(held_out)} if held_out else None,
-                task=recipe.task.facts(),
-                backend=recipe.backend.model_dump(mode="json"),
-                **here,
-                began=datetime.now(UTC).isoformat(timespec="seconds"),
-            )
+        if folder.status == "missing":
+            folder.write_recipe(recipe)
         try:
-            recipe.backend.check()
-            from runs.train import train
-
-            with reporting(recipe.report_to, folder.path):
-                end = train(recipe, start, rows, folder, threads, progress, held_out)
+            end = _train(recipe, start, digest, folder, threads, progress)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -121,6 +97,40 @@ def run(
         folder.write_record(status="finished", **end)
         folder.drop_state()
     return folder
+
+
+def _train(
+    recipe: Recipe, start: Path, digest: str, folder: RunFolder, threads: int, progress: Progress
+) -> dict[str, Any]:
+    """Read the data, begin or go on, train; returns what `run.json` says of the end."""
+    examples = recipe.task.checked_examples()
+    rows = recipe.algorithm.rows(recipe.task, examples)
+    held_out = _held_out(recipe)
+    _check(recipe, start, len(rows))
+    here = {"versions": _versions() | recipe.backend.versions(), "hardware": _hardware(threads)}
+    step, record = folder.state_step, folder.record
+    if step is not None and all(record.get(key) == value for key, value in here.items()):
+        folder.cut_back(step)
+        folder.write_record(status="running", reason=None, resumed=[*record.get("resumed", []), step])
+    else:
+        folder.begin(recipe)
+        folder.write_record(
+            status="running",
+            seed=recipe.seed,
+            seeds=_seeds(recipe),
+            start={"path": str(start), "hash": digest},
+            data={"examples": len(examples), "hash": _data_hash(examples)},
+            held_out={"examples": len(held_out), "hash": _data_hash(held_out)} if held_out else None,
+            task=recipe.task.facts(),
+            backend=recipe.backend.model_dump(mode="json"),
+            **here,
+            began=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+    recipe.backend.check()
+    from runs.train import train
+
+    with reporting(recipe.report_to, folder.path):
+        return train(recipe, start, rows, folder, threads, progress, held_out)
 
 
 def _held_out(recipe: Recipe) -> list[Example]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from runs.recipe import Recipe
+from runs.records import list_runs
 from tests.models import Tiny, with_tokenizer
 
 SAMPLING = {"prompts": 2, "generations": 8, "max_new_tokens": 6}
@@ -23,6 +24,13 @@ ON_POLICY: dict[str, dict[str, Any]] = {
     "rejection_sft": {"name": "rejection_sft"} | SAMPLING,
 }
 SUPERVISED: dict[str, dict[str, Any]] = {name: {"name": name, "batch": 8} for name in ("sft", "dpo", "simpo")}
+
+
+def assert_failed(out: Path, message: str) -> None:
+    """The one run folder in `out` says that it failed, and why."""
+    (row,) = list_runs(out)
+    assert row["status"] == "failed"
+    assert message in row["problem"]
 
 
 @pytest.fixture

@@ -12,10 +12,12 @@ import torch
 import yaml
 
 from runs.recipe import Recipe
+from runs.records import list_runs
 from runs.run import run
 from runs.tasks.few_shot_sums import FewShotSums
-from scramble.errors import RunError
+from scramble.errors import RecipeError, RunError
 from tests.conftest import Command
+from tests.runs.conftest import assert_failed
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -57,10 +59,7 @@ def test_a_bad_reward_fails_the_run_in_one_line(
     with pytest.raises(RunError, match=re.escape(message)) as caught:
         run(recipe, tmp_path, threads=1)
     assert "\n" not in str(caught.value)
-    (folder,) = tmp_path.glob("run-*")
-    record = yaml.safe_load((folder / "run.json").read_text())
-    assert record["status"] == "failed"
-    assert message in record["reason"]
+    assert_failed(tmp_path, message)
 
 
 def test_a_loss_that_is_not_finite_fails_the_run(content: dict[str, Any], tmp_path: Path) -> None:
@@ -73,15 +72,6 @@ def test_a_loss_that_is_not_finite_fails_the_run(content: dict[str, Any], tmp_pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"algorithm": {"name": "grpo", "prompts": 33}},
-            "32 examples are too few: algorithm 'grpo' takes 33",
-        ),
-        ({"algorithm": {"name": "dpo", "batch": 64}}, "32 examples are too few: algorithm 'dpo' takes 64"),
-        (
-            {"algorithm": {"name": "simpo"}, "task": {"name": "few-shot-sums", "low": 1, "high": 1}},
-            "no wrong answer",
-        ),
         ({"algorithm": {"name": "ppo"}}, "algorithm"),
         ({"algorithm": {"name": "sft", "prompts": 4}}, "algorithm.prompts: unknown key"),
         ({"algorithm": {"name": "sft", "batch": 4, "micro_batch": 3}}, "micro_batch does not divide batch 4"),
@@ -106,7 +96,7 @@ def test_a_loss_that_is_not_finite_fails_the_run(content: dict[str, Any], tmp_pa
         ),
     ],
 )
-def test_what_cannot_run_is_refused_before_anything_is_written(
+def test_what_the_recipe_alone_shows_is_refused_before_anything_is_written(
     change: dict[str, Any], message: str, content: dict[str, Any], tmp_path: Path, command: Command
 ) -> None:
     path = tmp_path / "recipe.yaml"
@@ -115,6 +105,61 @@ def test_what_cannot_run_is_refused_before_anything_is_written(
     assert (found.code, found.out, found.err.count("\n")) == (2, "", 1)
     assert message in found.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"task": {"name": "jsonl", "data": "sums.jsonl"}},
+            "row 1 has no column 'answer'; it has prompt, sum",
+        ),
+        ({"task": {"name": "jsonl", "data": "none.jsonl"}}, "task: none.jsonl: "),
+        (
+            {"algorithm": {"name": "grpo", "prompts": 33}},
+            "32 examples are too few: algorithm 'grpo' takes 33",
+        ),
+        ({"algorithm": {"name": "dpo", "batch": 64}}, "32 examples are too few: algorithm 'dpo' takes 64"),
+        (
+            {"algorithm": {"name": "simpo"}, "task": {"name": "few-shot-sums", "low": 1, "high": 1}},
+            "no wrong answer",
+        ),
+        ({"kl": {"every": 1, "prompts": 33}}, "kl.prompts: 33, but the task has 32 examples"),
+        ({"evaluation": {"size": 500}}, "evaluation.size"),
+        ({"adapter": {"name": "lora", "targets": ["x_proj"]}}, "no module 'x_proj'"),
+    ],
+)
+def test_what_the_data_or_the_start_show_fails_the_run_in_one_line(
+    change: dict[str, Any],
+    message: str,
+    content: dict[str, Any],
+    tmp_path: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("sums.jsonl").write_text('{"prompt": "1 + 1 = ", "sum": "2"}\n')
+    Path("recipe.yaml").write_text(yaml.safe_dump(content | change))
+    found = command("run", "recipe.yaml", "--out", "out")
+    assert (found.code, found.out, found.err.count("\n")) == (2, "", 1)
+    assert message in found.err
+    assert_failed(Path("out"), message)
+
+
+def test_a_run_that_failed_before_it_began_begins_when_called_again(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(task: FewShotSums) -> Any:
+        raise RecipeError("task: the disk is not mounted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FewShotSums, "checked_examples", unreachable)
+        with pytest.raises(RunError, match="the run failed: task: the disk is not mounted"):
+            run(recipe, tmp_path, threads=1)
+    assert_failed(tmp_path, "task: the disk is not mounted")
+    run(recipe, tmp_path, threads=1)
+    (row,) = list_runs(tmp_path)
+    assert (row["status"], row["problem"], row["step"]) == ("finished", None, 2)
 
 
 def test_the_command_shows_the_loss_where_there_is_no_reward(

@@ -15,7 +15,7 @@ from runs.evaluate import count_right
 from runs.recipe import Recipe
 from runs.run import run
 from runs.tasks import Example
-from scramble.errors import RecipeError, RunError
+from scramble.errors import RunError
 from tests.conftest import Command
 from tests.models import weights
 
@@ -94,11 +94,3 @@ def test_the_command_prints_pass_at_k(content: dict[str, Any], tmp_path: Path, c
         r["pass"] for r in evaluation["rows"] if (r["step"], r["k"]) == (0, 4)
     )
     assert row["pass@1_after"] == next(r["pass"] for r in evaluation["rows"] if (r["step"], r["k"]) == (2, 1))
-
-
-def test_held_out_prompts_that_do_not_exist_leave_nothing_behind(
-    content: dict[str, Any], tmp_path: Path
-) -> None:
-    with pytest.raises(RecipeError, match=r"evaluation\.size"):
-        run(Recipe.model_validate(content | {"evaluation": {"size": 500}}), tmp_path / "out", threads=1)
-    assert not (tmp_path / "out").exists()
