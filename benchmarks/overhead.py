@@ -1,11 +1,12 @@
 """`scramble run` beside a bare TRL script that does the same, and two lanes beside one. On an idle machine.
 
-    python benchmarks/overhead.py MODEL [--steps 10] [--rounds 3] [--folder /tmp]
+    python benchmarks/overhead.py MODEL [--steps 10] [--rounds 3] [--folder /tmp] [--parts plain]
 
-Every side is a whole process: start-up, training, the last checkpoint. Sides alternate, and the fastest of
-the rounds counts (`states` has one). The bare script has the recipe's settings, and must end with the same
-bits.
+Every side is a whole process: start-up, training, the last checkpoint. Sides alternate, the first of a round
+is the last of the next, and the fastest of the rounds counts (`states` has one). The bare script has the
+recipe's settings, and must end with the same bits.
 
+plain    one run, without states to go on from
 states   the same once more with what a resumed run needs: `resume_every` beside TRL's `save_steps`
 lanes    two runs of an experiment, in one lane and in two; one lane has one core, or all of them; the figure
          of 1.6 is meant for two cores
@@ -20,12 +21,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from safetensors.torch import load_file
 
+PARTS = ("plain", "states", "lanes")
 ALGORITHM = {"name": "grpo", "prompts": 4, "generations": 8, "max_new_tokens": 4}
 RECIPE: dict[str, Any] = {
     "task": {"name": "few-shot-sums"},
@@ -113,9 +116,9 @@ def same_bits(folder: Path, steps: int) -> bool:
 
 def compare(name: str, commands: dict[str, list[str]], rounds: int, folder: Path, steps: int) -> None:
     times: dict[str, list[float]] = {side: [] for side in commands}
-    for _ in range(rounds):
-        for side, command in commands.items():
-            times[side].append(timed(command, folder / side))
+    for number in range(rounds):
+        for side in list(commands)[:: -1 if number % 2 else 1]:
+            times[side].append(timed(commands[side], folder / side))
     bare, ours = (min(times[side]) for side in commands)
     for side, found in times.items():
         print(f"{name:8} {side:14} {min(found):7.1f} s   (all: {' '.join(f'{one:.1f}' for one in found)})")
@@ -150,18 +153,21 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where a folder for the sides is made")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        measure(arguments.model, arguments.steps, arguments.rounds, Path(folder))
+        measure(arguments.model, arguments.steps, arguments.rounds, Path(folder), arguments.parts)
 
 
-def measure(model: str, steps: int, rounds: int, folder: Path) -> None:
+def measure(model: str, steps: int, rounds: int, folder: Path, parts: Sequence[str]) -> None:
     cores = sorted(os.sched_getaffinity(0))
-    plain = sides(model, steps, 0, len(cores), folder)
-    compare("plain", plain, rounds, folder, steps)
-    states = sides(model, steps, max(1, steps // 2), len(cores), folder)
-    compare("states", states, 1, folder, steps)
-    lanes(model, steps, cores, folder)
+    if "plain" in parts:
+        compare("plain", sides(model, steps, 0, len(cores), folder), rounds, folder, steps)
+    if "states" in parts:
+        every = max(1, steps // 2)
+        compare("states", sides(model, steps, every, len(cores), folder), 1, folder, steps)
+    if "lanes" in parts:
+        lanes(model, steps, cores, folder)
 
 
 if __name__ == "__main__":
