@@ -153,10 +153,14 @@ def test_a_file_that_does_not_fit_fails_the_run_in_one_line(
         assert (found.code, found.out, found.err.count("\n")) == (2, "", 1)
         assert message in found.err
         assert_failed(tmp_path / f"out-{place_}", message)
-    for path in (tmp_path / "none", recipe):
+    # A file that is not there cannot name the run; one that is not of masks can, by its content.
+    for path, message in {tmp_path / "none": "", recipe: "not a file of masks"}.items():
         recipe.write_text(yaml.safe_dump(content | {"mask": {"kind": "file", "path": str(path)}}))
         found = command("run", recipe, "--out", tmp_path / "out")
-        assert (found.code, found.err.count("\n")) == (2, 1)
+        assert (found.code, found.out, found.err.count("\n")) == (2, "", 1)
+        assert f"{path}: {message}" in found.err
+        assert (tmp_path / "out").exists() == bool(message)
+    assert_failed(tmp_path / "out", "not a file of masks")
 
 
 @pytest.mark.parametrize(
