@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from scramble.axes import Array, Layout, Slot
 from scramble.checkpoints import Checkpoint
 from scramble.errors import CheckpointError, ManifestError, SymmetryError
 from scramble.families import Architecture
 from scramble.manifest import ElementRecord, Elements, Manifest, Step
-from scramble.symmetries import Element, Permutation, Rotation, Symmetry
+from scramble.symmetries import Element, Permutation, Rotation, Symmetry, symmetry
+
+_PLACEBO_SEED = 1_000_003  # seeds of placebos are far from those that people count up from theirs
+_TRIES = 20
 
 Stage = Sequence[tuple[int | None, Element]]
 """Elements in the order in which they act, each in one layer or (None) in the whole model."""
@@ -174,6 +179,29 @@ def _uneven(checkpoint: Checkpoint, name: str, axis: str) -> str | None:
         f"'{name}' scales each channel of {axis} by its own factor, which no rotation leaves alone; "
         "fold it into the weights that read it first (scramble fold)"
     )
+
+
+def redrawn(manifest: Manifest, elements: Elements, architecture: Architecture, count: int) -> list[Stage]:
+    """Other elements of the groups that a manifest's were drawn from: placebos for an alignment.
+
+    Returns:
+        `count` stages. Every step of each is unlike the recorded step, unless its group is so small that tries
+        run out; in a small group, stages repeat.
+    """
+    return [
+        [pair for step in manifest.steps for pair in _redrawn(step, elements, architecture, number)]
+        for number in range(count)
+    ]
+
+
+def _redrawn(step: Step, elements: Elements, architecture: Architecture, number: int) -> Stage:
+    chosen, true = symmetry(step.symmetry, step.options), [one.element(elements) for one in step.elements]
+    for attempt in range(_TRIES):
+        seed = step.seed + _PLACEBO_SEED * (1 + _TRIES * number + attempt)
+        drawn = chosen.draw(architecture, seed, step.layer)
+        if any(not np.array_equal(one.data, other.data) for one, other in zip(drawn, true, strict=True)):
+            break
+    return [(step.layer, element) for element in drawn]
 
 
 def recorded(manifest: Manifest, elements: Elements, checkpoint: Checkpoint) -> Stage:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from scramble.actions import Actions, inverse, recorded, resolve
+from scramble.actions import Actions, inverse, recorded, redrawn, resolve
 from scramble.axes import Array
 from scramble.checkpoints import STORAGES, Checkpoint, Storage, locate, open_checkpoint
 from scramble.errors import ManifestError, MismatchError, SelectionError
@@ -21,6 +21,8 @@ from scramble.updates.streams import FileStream, Update
 
 Frame = Literal["raw", "aligned"]
 FRAMES: tuple[Frame, ...] = ("raw", "aligned")
+PLACEBO = "placebo-"
+"""What the frame of a wrong alignment is called in tables, before its number."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Run:
     Attributes:
         undo: what maps `end - start` of a scrambled start back to the base, by tensor.
         base: the checkpoint that was scrambled; None if the start was not.
+        placebos: the same for wrong elements of the same groups, which map it back to no frame of anything.
     """
 
     start: Checkpoint
@@ -38,6 +41,7 @@ class Run:
     seed: int | None = None
     undo: Actions = field(default_factory=dict)
     base: Checkpoint | None = None
+    placebos: tuple[Actions, ...] = ()
 
     @property
     def tensors(self) -> list[str]:
@@ -48,13 +52,17 @@ class Run:
         """One tensor as it is stored, to be read block by block."""
         return FileStream(self.start.tensors[name], self.end.tensors[name])
 
-    def read(self, name: str, frame: Frame) -> Update:
+    def read(self, name: str, frame: Frame, placebo: int | None = None) -> Update:
         """One tensor. In the aligned frame the update is mapped back and added to the base, then rounded.
 
         Permutations are exact in every dtype. A rotation needs float32 ends.
+
+        Args:
+            placebo: map the update back by this one of the wrong elements.
         """
-        aligned = frame == "aligned" and name in self.undo and self.base is not None
-        there = self.undo[name].source if aligned else name
+        undo = self.undo if placebo is None else self.placebos[placebo]
+        aligned = frame == "aligned" and name in undo and self.base is not None
+        there = undo[name].source if aligned else name
         start_storage, end_storage = self.start.storage(there), self.end.storage(there)
         start, end = self.start.words(there), self.end.words(there)
         before = float32_values(start, start_storage)
@@ -65,9 +73,9 @@ class Run:
         start, end = bf16_words(start, start_storage), bf16_words(end, end_storage)
         if not aligned or self.base is None:
             return Update(start, end, delta, fine, values)
-        layout, elements = self.undo[name].layout, self.undo[name].elements
+        layout, elements = undo[name].layout, undo[name].elements
         sizes = self.base.architecture.sizes
-        if self.undo[name].exact:
+        if undo[name].exact and placebo is None:
             moved = [act(part, layout, sizes, elements) for part in (start, end, delta)]
             values = None if values is None else act(values, layout, sizes, elements)
             return Update(moved[0], moved[1], moved[2], fine, values)
@@ -103,8 +111,15 @@ def open_run(text: str, *, aligned: bool = False, base: Path | None = None) -> R
     return ends(locate(first), locate(last), aligned=aligned, base=base)
 
 
-def ends(start: Path, end: Path, *, aligned: bool = False, base: Path | None = None) -> Run:
-    """The same from two folders."""
+def ends(
+    start: Path, end: Path, *, aligned: bool = False, base: Path | None = None, placebos: int = 0
+) -> Run:
+    """The same from two folders.
+
+    Args:
+        placebos: how many wrong alignments to make ready beside the true one, the same for every run of a
+            start.
+    """
     opened, closed = open_checkpoint(start), open_checkpoint(end)
     _same_names(opened, closed)
     run = Run(opened, closed, str(end), _seed(end))
@@ -125,7 +140,9 @@ def ends(start: Path, end: Path, *, aligned: bool = False, base: Path | None = N
                 "what rounding hid cannot be rotated back, and overlap would fall for that alone; "
                 f"{_fp32_hint(end)}or use --frame raw"
             )
-    return Run(opened, closed, run.name, run.seed, undo, source)
+    wrong = redrawn(manifest, elements, opened.architecture, placebos)
+    undone = tuple(resolve(opened, inverse(stage)) for stage in wrong)
+    return Run(opened, closed, run.name, run.seed, undo, source, undone)
 
 
 def _is_rounded(start: Checkpoint, end: Checkpoint, name: str) -> bool:
