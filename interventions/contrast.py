@@ -55,8 +55,8 @@ class Contrasts:
         by_treatment: contrasts pooled over the weights that each set of symmetries touched in the arm.
         regime: a row a run: what it learned, and how far its weights went (see `interventions.regime`).
 
-    Aligned rows of two arms have `placebo_*`: the same figures where the scramble was undone by wrong elements
-    of its groups, their mean, least and most over `placebos` draws.
+    Aligned rows of two arms have `placebo_*`: the same figures where the scramble was undone by wrong
+    elements of its groups, their mean, least and most over `placebos` draws.
     """
 
     pairs: pd.DataFrame
@@ -192,7 +192,7 @@ def _aggregate(pairs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 
 def _with_placebos(table: pd.DataFrame, wrong: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Add to aligned rows of two arms: means of their pairs under wrong elements, over all and at the ends."""
+    """Add to aligned rows of two arms what wrong elements give: means over pairs; their mean and range."""
     columns = [f"placebo_{name}{end}" for name in PLACEBO_METRICS for end in ("", "_least", "_most")]
     wrong = wrong[(wrong["arm_a"] != wrong["arm_b"]) & ~wrong["treatment"].isin([UNTREATED, OUTSIDE])].rename(
         columns={"frame": "draw"}

@@ -78,10 +78,10 @@ def _figure(by_layer: pd.DataFrame, pairs: pd.DataFrame, modules: Sequence[str],
         for ax in axes[-1]:
             ax.set_xlabel("layer")
             ax.xaxis.set_major_locator(whole_numbers())
-        handles, labels = (
-            sum(parts, []) for parts in zip(*(ax.get_legend_handles_labels() for ax in axes[0]), strict=True)
-        )
-        known = dict(zip(labels, handles, strict=True))
+        known = {}
+        for ax in axes[0]:
+            handles, labels = ax.get_legend_handles_labels()
+            known |= dict(zip(labels, handles, strict=True))
         figure.legend(known.values(), known.keys(), loc="outside upper center", ncols=4, frameon=False)
     return figure
 

@@ -28,9 +28,9 @@ def regime_of(run: PlannedRun, name: str, counts: pd.DataFrame) -> dict[str, Any
     """What a finished run learned and changed. What it did not measure is None.
 
     `pass@1` on held-out prompts before and after training, and `gain`, each with its 95 % interval; mean
-    `reward` of the first and the last quarter of the steps; `kl_to_start`, KL(start || policy) in nats a token
-    after the last step; `density` and `sparsity`, of changed bf16 words among all weights; `update_norm`,
-    `||dW||_F` of all weights, tied ones once.
+    `reward` of the first and the last quarter of the steps; `kl_to_start`, KL(start || policy) in nats a
+    token after the last step; `density` and `sparsity`, of changed bf16 words among all weights;
+    `update_norm`, `||dW||_F` of all weights, tied ones once.
 
     Args:
         name: of the run in the counts.
@@ -82,8 +82,9 @@ def described(regime: pd.DataFrame) -> list[str]:
         return []
     lines = [
         f"{len(regime)} runs of {_either(regime, 'updates')} updates with {_either(regime, 'algorithm')} and "
-        f"{_either(regime, 'optimizer')} at a learning rate of {_either(regime, 'learning_rate')}: they changed "
-        f"{_span(regime['density'])} of the stored bf16 weights (sparsity {_span(regime['sparsity'])})"
+        f"{_either(regime, 'optimizer')} at a learning rate of {_either(regime, 'learning_rate')}: they "
+        f"changed {_span(regime['density'])} of the stored bf16 weights "
+        f"(sparsity {_span(regime['sparsity'])})"
         + (
             f", at a KL of {_span(regime['kl_to_start'])} nats a token from the start."
             if regime["kl_to_start"].notna().any()

@@ -1,9 +1,10 @@
 """What the contrasts say, in plain words. Every number comes from the tables; no side is taken.
 
-No sentence here concludes anything about geometry. The Jaccard overlap cannot carry such a conclusion: raw, it
-falls whenever coordinates are relabelled or mixed; aligned after a rotation, it returns for any update, since
-the update is rounded on the base's grid again. Cosines of the float32 updates are free of rounding, and say
-whether two arms' updates have a direction in common once the scramble is undone, and no more than that.
+No sentence here concludes anything about geometry. The Jaccard overlap cannot carry such a conclusion: raw,
+it falls whenever coordinates are relabelled or mixed; aligned after a rotation, it returns for any update,
+since the update is rounded on the base's grid again. Cosines of the float32 updates are free of rounding,
+and say whether two arms' updates have a direction in common once the scramble is undone, and no more than
+that.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from interventions.contrast import OUTSIDE, UNTREATED
 from scramble.updates.ratios import ENOUGH_ERRORS, is_share
 
 CONCLUSION = (
-    "No conclusion about geometry follows from these contrasts. Own geometry, the optimizer's basis, magnitudes "
-    "and rounding of the start remain candidates for whatever is not explained above; to tell them apart takes "
-    "other interventions than this one."
+    "No conclusion about geometry follows from these contrasts. Own geometry, the optimizer's basis, "
+    "magnitudes and rounding of the start remain candidates for whatever is not explained above; to tell "
+    "them apart takes other interventions than this one."
 )
 
 
@@ -35,7 +36,7 @@ def cell(table: pd.DataFrame, contrast: str, treatment: str, frame: str) -> Any 
 
 
 def verdict(table: pd.DataFrame, base: str, arms: list[str]) -> list[str]:
-    """Sentences: what untreated weights do, then every treatment of every scrambled arm, then what follows."""
+    """Sentences: on untreated weights, on every treatment of every scrambled arm, and what follows."""
     lines = [*_untreated(table[table["arm"] == (arms or [base])[0]], base)]
     for arm in arms:
         lines += _treated(table[table["arm"] == arm], base, arm)
@@ -56,8 +57,8 @@ def _untreated(table: pd.DataFrame, base: str) -> Iterator[str]:
         return
     if pd.notna(found.rounding_only):
         yield (
-            "If bf16 storage rounded updates of each run's own sizes that are blind to the weight, it would be "
-            f"{found.rounding_only:.3f}{_part(found, found.rounding_only)}."
+            "If bf16 storage rounded updates of each run's own sizes that are blind to the weight, it would "
+            f"be {found.rounding_only:.3f}{_part(found, found.rounding_only)}."
         )
     yield (
         "If each run changed weights at its own rate for their magnitude, it would be "
@@ -87,18 +88,19 @@ def _treated(table: pd.DataFrame, base: str, arm: str) -> Iterator[str]:
             yield f"{where}, two {base} runs overlap not clearly more than chance: nothing to compare with."
             continue
         yield (
-            f"{where}, {base} and {arm} runs overlap by {raw.jaccard:.3f} as stored, beside {home.jaccard:.3f} "
-            f"between two {base} runs; chance is {raw.chance:.3f}{_rounding(raw)} ({_pairs(raw)}). "
-            "Coordinates that were permuted or mixed meet others there, so a drop is expected of any update."
+            f"{where}, {base} and {arm} runs overlap by {raw.jaccard:.3f} as stored, beside "
+            f"{home.jaccard:.3f} between two {base} runs; chance is {raw.chance:.3f}{_rounding(raw)} "
+            f"({_pairs(raw)}). Coordinates that were permuted or mixed meet others there, so a drop is "
+            "expected of any update."
         )
         yield (
             f"With the scramble undone before comparing it is {back.jaccard:.3f}{_rounding(back)}"
             f"{_wrong(back, 'jaccard')}. {_jaccard_reading(back)}"
         )
         yield (
-            f"The cosine of the updates, which rounding cannot touch, is {raw.update_cosine:.3f} as stored and "
-            f"{back.update_cosine:.3f} with the scramble undone{_wrong(back, 'update_cosine')}; between two "
-            f"{base} runs it is {home.update_cosine:.3f}. {_cosine_reading(back, home, base, arm)}"
+            f"The cosine of the updates, which rounding cannot touch, is {raw.update_cosine:.3f} as stored "
+            f"and {back.update_cosine:.3f} with the scramble undone{_wrong(back, 'update_cosine')}; between "
+            f"two {base} runs it is {home.update_cosine:.3f}. {_cosine_reading(back, home, base, arm)}"
         )
 
 
@@ -120,8 +122,8 @@ def _jaccard_reading(back: Any) -> str:
     if back.jaccard <= back.placebo_jaccard_most:
         return "Undoing it wrongly brings back as much, so this return says nothing."
     return (
-        f"That is {back.jaccard - back.placebo_jaccard:.3f} more than undoing it wrongly brings back: only this "
-        "difference belongs to the alignment, and it has the causes of the cosine that follows."
+        f"That is {back.jaccard - back.placebo_jaccard:.3f} more than undoing it wrongly brings back: only "
+        "this difference belongs to the alignment, and it has the causes of the cosine that follows."
     )
 
 
@@ -132,8 +134,8 @@ def _cosine_reading(back: Any, home: Any, base: str, arm: str) -> str:
         return "The true alignment is not told from wrong ones: what these updates follow is not seen here."
     chance = f"by chance in one of {back.placebos + 1} cases"
     kept = f"So {base} and {arm} runs have a direction in common that follows the function ({chance})"
-    if back.update_cosine < home.update_cosine:
-        return f"{kept}; {home.update_cosine - back.update_cosine:.3f} of the cosine of two {base} runs is missing."
+    if (missing := home.update_cosine - back.update_cosine) > 0:
+        return f"{kept}; {missing:.3f} of the cosine of two {base} runs is missing."
     return f"{kept}, all of it that two {base} runs have."
 
 

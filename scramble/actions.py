@@ -48,23 +48,23 @@ def draw_steps(
     """Draw every requested symmetry for its layers; keys of the elements begin with `prefix`."""
     steps: list[Step] = []
     stored: dict[str, Array] = {}
-    for place, (symmetry, layers) in enumerate(requests):
+    for place, (chosen, layers) in enumerate(requests):
         for layer in layers:
             where = "model" if layer is None else layer
             records = []
-            for element in symmetry.draw(architecture, seed, layer):
-                key = f"{prefix}.{place}.{symmetry.name}.{where}.{element.axis}"
+            for element in chosen.draw(architecture, seed, layer):
+                key = f"{prefix}.{place}.{chosen.name}.{where}.{element.axis}"
                 stored[key] = element.data
                 records.append(
                     ElementRecord(key=key, kind=element.kind, axis=element.axis, over=element.over)
                 )
             steps.append(
                 Step(
-                    symmetry=symmetry.name,
-                    options=symmetry.model_dump(),
+                    symmetry=chosen.name,
+                    options=chosen.model_dump(),
                     layer=layer,
                     seed=seed,
-                    group=symmetry.group(architecture, layer),
+                    group=chosen.group(architecture, layer),
                     elements=tuple(records),
                 )
             )
@@ -185,8 +185,8 @@ def redrawn(manifest: Manifest, elements: Elements, architecture: Architecture, 
     """Other elements of the groups that a manifest's were drawn from: placebos for an alignment.
 
     Returns:
-        `count` stages. Every step of each is unlike the recorded step, unless its group is so small that tries
-        run out; in a small group, stages repeat.
+        `count` stages. Every step of each is unlike the recorded step, unless its group is so small that
+        tries run out; in a small group, stages repeat.
     """
     return [
         [pair for step in manifest.steps for pair in _redrawn(step, elements, architecture, number)]

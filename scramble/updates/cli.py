@@ -84,7 +84,11 @@ def overlap(
     runs: Annotated[list[str], typer.Argument(metavar="START:END...", help="Two runs or more.")],
     by: ByOption = "model,module,layer",
     frame: Annotated[
-        str, typer.Option(help="raw, aligned (scrambles undone before comparing), or both.")
+        str,
+        typer.Option(
+            help="raw, aligned (scrambles undone before comparing), or both. After a rotation any update's "
+            "overlap returns: compare with rounding_only of that frame."
+        ),
     ] = "both",
     base: Annotated[
         Path | None, typer.Option(help="What was scrambled, if it is not where the manifest says.")

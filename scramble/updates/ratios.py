@@ -150,7 +150,7 @@ def decomposition(counts: pd.DataFrame) -> pd.DataFrame:
 
 
 def is_share(value: Any) -> Any:
-    """Whether a ratio, or each of several, can be read as a share of a whole, estimates being what they are."""
+    """Whether a ratio, or each of several, can be read as a share of a whole, within estimation error."""
     return (value >= _SHARE[0]) & (value <= _SHARE[1])
 
 

@@ -31,7 +31,7 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def planted(starts: dict[str, Path], folder: Path, *, common: float, seeds: int = 2) -> list[PlannedRun]:
-    """Runs with float32 ends: noise of a size that bf16 rounding lets through in part, and a common direction.
+    """Runs with float32 ends: noise that bf16 rounding lets through in part, and a common direction.
 
     In one world of noise out of twenty the true alignment is above all wrong ones; the fixed one here is not
     among these.
@@ -114,7 +114,7 @@ def test_noise_in_place_of_updates_leads_to_no_conclusion(starts: dict[str, Path
     found = contrast(experiment(starts), planted(starts, tmp_path, common=0.0))
     for treatment, text in lines_of(found).items():
         aligned, home = row(found, treatment), row(found, treatment, "base x base")
-        # The overlap returns in the aligned frame, which once was called relabelling, though nothing is there.
+        # The overlap returns in the aligned frame, which once was called relabelling; nothing is there.
         assert aligned["jaccard"] > 0.85 * home["jaccard"]
         assert aligned["jaccard"] <= aligned["placebo_jaccard_most"]
         assert "this return says nothing" in text
