@@ -78,7 +78,7 @@ def _figure(by_layer: pd.DataFrame, pairs: pd.DataFrame, modules: Sequence[str],
         for ax in axes[-1]:
             ax.set_xlabel("layer")
             ax.xaxis.set_major_locator(whole_numbers())
-        known = {}
+        known: dict[str, Any] = {}
         for ax in axes[0]:
             handles, labels = ax.get_legend_handles_labels()
             known |= dict(zip(labels, handles, strict=True))
