@@ -9,6 +9,7 @@ from scramble.axes import Array, Layout, Slot
 from scramble.checkpoints import Checkpoint
 from scramble.errors import CheckpointError, ManifestError, SymmetryError
 from scramble.families import Architecture
+from scramble.families.tie import head_and_embedding
 from scramble.manifest import ElementRecord, Elements, Manifest, Step
 from scramble.symmetries import Element, Permutation, Rotation, Symmetry
 
@@ -189,6 +190,8 @@ def recorded(manifest: Manifest, elements: Elements, checkpoint: Checkpoint) -> 
     touched: set[str] = set()
     for done in manifest.scrambles:
         touched |= resolve(checkpoint, recall(checkpoint.architecture, done.steps, elements)).keys()
-    if odd := sorted(touched ^ manifest.touched.keys()):
+    # A tied head may be stored or not, before training and after: what happens to it follows from the steps.
+    head = head_and_embedding(checkpoint.architecture.slots()) or ()
+    if odd := sorted((touched ^ manifest.touched.keys()) - {*head}):
         raise ManifestError(f"the manifest's steps and its list of tensors disagree on '{odd[0]}'")
     return forward

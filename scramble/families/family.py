@@ -48,6 +48,9 @@ class Family:
         optional: config to the names, of either table, that a checkpoint may lack.
         buffers: names within a layer that hold no weights: a checkpoint may lack them, nothing moves them.
         constraints: (config, layer) to what sits on the axes there.
+        defaults: every key that the tables read and `config.json` may leave out, with what transformers'
+            config class takes then. A null is no default: it is read as transformers reads it.
+        aliases: other names of a key, which overrule it, as transformers' config class knows them.
         folds: config to `{norm: names of the linear maps that read it}`, in the layers and outside;
             what `scramble.fold` needs. Norms of gain `1 + weight` are named in `offset`.
         layer: the prefix of a layer's tensors.
@@ -62,11 +65,22 @@ class Family:
     optional: Callable[[Config], frozenset[str]] = lambda config: frozenset()
     buffers: frozenset[str] = frozenset()
     constraints: Callable[[Config, int], tuple[Constraint, ...]] = lambda config, layer: ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
     folds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     offset: bool = False
     layer: str = "model.layers.{layer}."
     base: str = ""
     depth: str = "num_hidden_layers"
+
+    def read(self, config: Config) -> Config:
+        """A `config.json` with the family's defaults, under one name a key: what the tables are given."""
+        other = {name: config[alias] for alias, name in self.aliases.items() if config.get(alias) is not None}
+        return {**self.defaults, **config, **other}
+
+    def is_tied(self, config: Config) -> bool:
+        """Whether a `config.json` makes the output head the embedding."""
+        return bool(self.read(config)["tie_word_embeddings"])
 
 
 # What stands behind a weight's name where it is stored in a quantised format, in parts or beside scales.
@@ -78,6 +92,7 @@ class Architecture:
     """A family with one model's config: sizes are numbers, layers are counted, tables are read.
 
     Attributes:
+        config: as the family reads `config.json`.
         bare: the checkpoint leaves the family's `base` prefix out.
     """
 
@@ -88,6 +103,7 @@ class Architecture:
     layers: int = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "config", self.family.read(self.config))
         try:
             sizes = dict(self.family.sizes(self.config))
             layers = self.config[self.family.depth]
