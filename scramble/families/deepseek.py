@@ -73,7 +73,7 @@ def _table(config: Config, layer: int) -> Table:
 
 
 def _further(config: Config) -> Table:
-    count, layers = config["num_nextn_predict_layers"] or 0, config["num_hidden_layers"]
+    count, layers = config["num_mtp_layers"] or 0, config["num_hidden_layers"]
     return {
         f"model.layers.{layer}.{name}": layout
         for layer in range(layers, layers + count)
@@ -114,9 +114,9 @@ DEEPSEEK_V3 = Family(
         "first_k_dense_replace": 3,
         "n_group": 8,
         "rope_interleave": True,
-        "num_nextn_predict_layers": 1,
+        "num_mtp_layers": 1,
     },
-    aliases={"num_local_experts": "n_routed_experts"},
+    aliases={"num_local_experts": "n_routed_experts", "num_nextn_predict_layers": "num_mtp_layers"},
     folds=decoder.FOLDS
     | {"input_layernorm.weight": tuple(f"self_attn.{name}.weight" for name in _READS_ATTENTION)},
 )
