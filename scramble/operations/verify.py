@@ -17,6 +17,7 @@ import numpy as np
 from scramble.actions import Action, Actions, Stage, inverse, recall, resolve
 from scramble.axes import Array
 from scramble.checkpoints import STORAGES, Checkpoint, locate, open_checkpoint
+from scramble.configuration import difference
 from scramble.errors import ManifestError, MismatchError, UndecidedError
 from scramble.manifest import Equivalence, LayerErrors, has_manifest, read_manifest
 from scramble.prompts import LENGTH, read_prompts
@@ -36,7 +37,6 @@ RESOLUTION = {"float64": 1e-12, "float32": 1e-6}
 # A correct transform rounds each touched weight once, by at most half an ULP: the same size as the noise.
 STORAGE_FACTOR = 2.0
 NOISE_DRAWS = 8
-_NO_PART_IN_THE_FUNCTION = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
 SEQUENCES = 4
 
 
@@ -103,7 +103,7 @@ def _recorded(base: Checkpoint, model: Checkpoint) -> Claim | None:
     family = model.architecture.family.name
     if manifest.family != family:
         raise ManifestError(
-            f"{model.folder}: its scramble.json is of a {manifest.family}, the model is a {family}"
+            f"{model.folder}: its scramble.json is of a {manifest.family} model, not of {family}"
         )
     if lost := [name for name in manifest.touched if not model.holds(name)]:
         raise ManifestError(
@@ -275,16 +275,15 @@ def _same_tensors(base: Checkpoint, model: Checkpoint) -> None:
     """Refuse models that are not of one shape. A tied head that only one of them stores is the embedding.
 
     Raises:
-        MismatchError: config, names, shapes or dtypes differ, or only the model ties its head.
+        MismatchError: names, shapes, dtypes or settings that decide the function differ, or only the model
+            ties its head.
+        UndecidedError: transformers refuses one of the configs.
     """
-    # A head that is stored is used, whatever the config says; one that is not is the embedding.
-    ignored = _NO_PART_IN_THE_FUNCTION | {"tie_word_embeddings"}
     for head, embedding in model.tied.items():
         if head not in model.tensors and not np.array_equal(base.words(head), base.words(embedding)):
             raise MismatchError(f"only {model.folder} ties its head to the embedding, not {base.folder}")
-    for key in sorted((base.config.keys() | model.config.keys()) - ignored):
-        if base.config.get(key) != model.config.get(key):
-            raise MismatchError(f"config.json: '{key}' differs between {base.folder} and {model.folder}")
+    if key := difference(base, model):
+        raise MismatchError(f"config.json: '{key}' differs between {base.folder} and {model.folder}")
     names = base.tensors.keys() | model.tensors.keys()
     if odd := sorted(name for name in names if not (base.holds(name) and model.holds(name))):
         raise MismatchError(f"'{odd[0]}' is in only one of {base.folder} and {model.folder}")
