@@ -133,6 +133,13 @@ def resolve(checkpoint: Checkpoint, forward: Stage) -> Actions:
     return touched
 
 
+def resolve_tied(checkpoint: Checkpoint, forward: Stage) -> Actions:
+    """The same, and what becomes of a tied head that this checkpoint does not store, but another may."""
+    actions = resolve(checkpoint, forward)
+    heads = {head: actions[name] for head, name in checkpoint.tied.items() if name in actions}
+    return {**heads, **actions}
+
+
 def _walk_back(slot: Slot, elements: Sequence[Element]) -> tuple[Mapping[str, int], list[Element]]:
     """Where a tensor comes from on the axes of its name, and what acts on it on its way here."""
     position, acting = dict(slot.position), list[Element]()

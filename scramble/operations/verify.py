@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scramble.actions import Action, Actions, Stage, inverse, recall, resolve
+from scramble.actions import Action, Actions, Stage, inverse, recall, resolve_tied
 from scramble.axes import Array
 from scramble.checkpoints import STORAGES, Checkpoint, locate, open_checkpoint
 from scramble.configuration import difference
@@ -128,8 +128,8 @@ def claim(base: Checkpoint, model: Checkpoint, stages: Sequence[Stage]) -> Claim
     """What scrambles between the two claim; each stage was rounded once."""
     whole = [one for stage in stages for one in stage]
     touched, resolved, sizes = (
-        _resolve(base, whole),
-        [_resolve(base, stage) for stage in stages],
+        resolve_tied(base, whole),
+        [resolve_tied(base, stage) for stage in stages],
         base.architecture.sizes,
     )
     back = [element for layer, element in inverse(whole) if layer is None and element.axis == "hidden"]
@@ -148,12 +148,6 @@ def claim(base: Checkpoint, model: Checkpoint, stages: Sequence[Stage]) -> Claim
         frozenset(name for name, action in touched.items() if action.exact),
         frame,
     )
-
-
-def _resolve(base: Checkpoint, stage: Stage) -> Actions:
-    """What a stage does to every tensor of a base, and to a tied head that only the model may store."""
-    actions = resolve(base, stage)
-    return {**{head: actions[name] for head, name in base.tied.items() if name in actions}, **actions}
 
 
 def certify(

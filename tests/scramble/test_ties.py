@@ -17,6 +17,7 @@ from scramble.checkpoints import open_checkpoint
 from scramble.errors import MismatchError
 from scramble.families.tie import is_tied
 from scramble.operations.apply import apply
+from scramble.operations.compose import compose
 from scramble.operations.fold import fold
 from scramble.operations.invert import invert
 from scramble.operations.verify import verify
@@ -198,6 +199,10 @@ def test_a_tied_head_may_be_stored_by_one_end_only(
     assert verify(base, damaged).weights_off == 1
     (saved / "scramble.json").unlink()
     assert verify(base, saved).verdict == "equivalent"
+
+    images = compose(start)(weights(STORED[end_stores](copied(base, tmp_path / "whole"))))
+    for key, value in weights(saved).items():
+        assert np.allclose(images[key], value.double().numpy(), rtol=0.01, atol=0.01), key
 
     invert(saved, tmp_path / "back", manifest=start)
     one, two = weights(tmp_path / "back"), weights(STORED[end_stores](copied(base, tmp_path / "as saved")))
