@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -104,13 +105,9 @@ class Architecture:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "config", self.family.read(self.config))
-        try:
+        with self._reading():
             sizes = dict(self.family.sizes(self.config))
             layers = self.config[self.family.depth]
-        except KeyError as key:
-            raise UnknownFamilyError(f"{self.family.name}: config.json has no {key}") from None
-        except TypeError:
-            raise UnknownFamilyError(f"{self.family.name}: a size in config.json is not a number") from None
         if bad := {
             name: size
             for name, size in [*sizes.items(), ("layers", layers)]
@@ -120,10 +117,27 @@ class Architecture:
         object.__setattr__(self, "sizes", sizes)
         object.__setattr__(self, "layers", layers)
 
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turn what a table stumbles over in a config into a refusal.
+
+        Raises:
+            UnknownFamilyError: a key is missing, or its value is of another type or out of range.
+        """
+        try:
+            yield
+        except KeyError as key:
+            raise UnknownFamilyError(f"{self.family.name}: config.json has no {key}") from None
+        except (AttributeError, ArithmeticError, IndexError, TypeError, ValueError) as error:
+            raise UnknownFamilyError(
+                f"{self.family.name}: config.json holds a value that cannot be read ({error})"
+            ) from None
+
     def constraints(self, layer: int | None) -> tuple[Constraint, ...]:
         """What sits on the axes of a layer, or of the whole model."""
         if layer is not None:
-            return self.family.constraints(self.config, layer)
+            with self._reading():
+                return self.family.constraints(self.config, layer)
         every = [one for number in range(self.layers) for one in self.constraints(number)]
         return tuple(dict.fromkeys(every))
 
@@ -134,14 +148,18 @@ class Architecture:
     @cached_property
     def _by_layer(self) -> list[dict[str, Slot]]:
         prefixes = [self.family.layer.replace("{layer}", str(layer)) for layer in range(self.layers)]
+        with self._reading():
+            tables = [self.family.table(self.config, layer) for layer in range(self.layers)]
         return [
-            self._expand(prefix, self.family.table(self.config, layer), layer)
-            for layer, prefix in enumerate(prefixes)
+            self._expand(prefix, table, layer)
+            for layer, (prefix, table) in enumerate(zip(prefixes, tables, strict=True))
         ]
 
     @cached_property
     def _all(self) -> dict[str, Slot]:
-        outside = self._expand("", self.family.outside(self.config), None)
+        with self._reading():
+            table = self.family.outside(self.config)
+        outside = self._expand("", table, None)
         return outside | {name: slot for layer in self._by_layer for name, slot in layer.items()}
 
     def _expand(self, prefix: str, table: Table, layer: int | None) -> dict[str, Slot]:

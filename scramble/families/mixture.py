@@ -45,7 +45,7 @@ def _mixtral_table(config: Config, layer: int) -> Table:
 
 def _is_sparse(config: Config, layer: int) -> bool:
     dense = layer in (config["mlp_only_layers"] or ()) or not config["num_experts"]
-    return not dense and (layer + 1) % config["decoder_sparse_step"] == 0
+    return not dense and (layer + 1) % (config["decoder_sparse_step"] or 1) == 0
 
 
 def _qwen2_table(config: Config, layer: int) -> Table:

@@ -17,6 +17,7 @@ from transformers import CONFIG_MAPPING, PreTrainedModel
 from scramble.checkpoints import Checkpoint, open_checkpoint
 from scramble.errors import UnknownFamilyError
 from scramble.families import FAMILIES as TABLES
+from scramble.families import architecture
 from scramble.operations.apply import apply
 from scramble.symmetries import SYMMETRIES
 from tests.models import FAMILIES, Tiny, built, logits
@@ -167,6 +168,25 @@ def agrees(config: Config) -> bool:
 @given(configs())
 def test_what_transformers_reads_is_what_the_tables_read(config: Config) -> None:
     assume(agrees(config))
+
+
+VALUES = st.sampled_from([None, True, 0, -1, 1.5, "a", [], [1], {}, {"rope_type": 1}, {"full_attention": 3}])
+
+
+@settings(max_examples=150)
+@given(st.sampled_from(FAMILIES), st.data())
+def test_values_of_any_type_are_read_or_refused(family: str, data: st.DataObject) -> None:
+    config = plain(family)
+    for key in data.draw(st.lists(st.sampled_from(sorted({*config, *TABLES[family].defaults})), max_size=3)):
+        config[key] = data.draw(VALUES)
+    config["model_type"] = family
+    try:
+        found = architecture(config)
+        found.constraints(None)
+        found.slots()
+        found.check({})
+    except UnknownFamilyError as refused:
+        assert "\n" not in str(refused)  # noqa: PT017
 
 
 @pytest.mark.parametrize("family", FAMILIES)
