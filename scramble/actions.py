@@ -11,6 +11,7 @@ from scramble.axes import Array, Layout, Slot
 from scramble.checkpoints import Checkpoint
 from scramble.errors import CheckpointError, ManifestError, SymmetryError
 from scramble.families import Architecture
+from scramble.families.tie import head_and_embedding
 from scramble.manifest import ElementRecord, Elements, Manifest, Step
 from scramble.symmetries import Element, Permutation, Rotation, Symmetry, symmetry
 
@@ -137,6 +138,13 @@ def resolve(checkpoint: Checkpoint, forward: Stage) -> Actions:
     return touched
 
 
+def resolve_tied(checkpoint: Checkpoint, forward: Stage) -> Actions:
+    """The same, and what becomes of a tied head that this checkpoint does not store, but another may."""
+    actions = resolve(checkpoint, forward)
+    heads = {head: actions[name] for head, name in checkpoint.tied.items() if name in actions}
+    return {**heads, **actions}
+
+
 def _walk_back(slot: Slot, elements: Sequence[Element]) -> tuple[Mapping[str, int], list[Element]]:
     """Where a tensor comes from on the axes of its name, and what acts on it on its way here."""
     position, acting = dict(slot.position), list[Element]()
@@ -217,6 +225,8 @@ def recorded(manifest: Manifest, elements: Elements, checkpoint: Checkpoint) -> 
     touched: set[str] = set()
     for done in manifest.scrambles:
         touched |= resolve(checkpoint, recall(checkpoint.architecture, done.steps, elements)).keys()
-    if odd := sorted(touched ^ manifest.touched.keys()):
+    # A tied head may be stored or not, before training and after: what happens to it follows from the steps.
+    head = head_and_embedding(checkpoint.architecture.slots()) or ()
+    if odd := sorted((touched ^ manifest.touched.keys()) - {*head}):
         raise ManifestError(f"the manifest's steps and its list of tensors disagree on '{odd[0]}'")
     return forward

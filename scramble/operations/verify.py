@@ -7,16 +7,17 @@ nearest, and every weight that no symmetry touched must be the base's, bit for b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scramble.actions import Action, Actions, Stage, inverse, recall, resolve
+from scramble.actions import Action, Actions, Stage, inverse, recall, resolve_tied
 from scramble.axes import Array
-from scramble.checkpoints import STORAGES, TIED, Checkpoint, locate, open_checkpoint
+from scramble.checkpoints import STORAGES, Checkpoint, locate, open_checkpoint
+from scramble.configuration import difference
 from scramble.errors import ManifestError, MismatchError, UndecidedError
 from scramble.manifest import Equivalence, LayerErrors, has_manifest, read_manifest
 from scramble.prompts import LENGTH, read_prompts
@@ -36,7 +37,6 @@ RESOLUTION = {"float64": 1e-12, "float32": 1e-6}
 # A correct transform rounds each touched weight once, by at most half an ULP: the same size as the noise.
 STORAGE_FACTOR = 2.0
 NOISE_DRAWS = 8
-_NO_PART_IN_THE_FUNCTION = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
 SEQUENCES = 4
 
 
@@ -59,27 +59,22 @@ class Claim:
 
 @dataclass(frozen=True)
 class Base:
-    """The base's weights under the model's names.
-
-    Attributes:
-        alias: names that only the model stores: an output head, to the embedding that the base ties it to.
-    """
+    """The base's weights under the model's names."""
 
     checkpoint: Checkpoint
-    alias: Mapping[str, str] = field(default_factory=dict)
 
     def words(self, name: str) -> Array:
-        return self.checkpoint.words(self.alias.get(name, name))
+        return self.checkpoint.words(name)
 
     def is_stored_in(self, model: Checkpoint, name: str) -> bool:
         """Whether a model holds the same words; those that are not read (masks of bools) byte by byte."""
-        one, other = self.checkpoint.tensors[self.alias.get(name, name)], model.tensors[name]
+        one, other = self.checkpoint.entry(name), model.tensors[name]
         if one.dtype not in STORAGES:
             return np.array_equal(one.bytes(), other.bytes())
         return np.array_equal(one.words(), other.words())
 
     def values(self, name: str) -> Array:
-        return self.checkpoint.storage(self.alias.get(name, name)).decode(self.words(name))
+        return self.checkpoint.storage(name).decode(self.words(name))
 
 
 def verify(base: str | Path, model: str | Path, *, prompts: str | Path | None = None) -> Equivalence:
@@ -106,9 +101,16 @@ def _recorded(base: Checkpoint, model: Checkpoint) -> Claim | None:
         return None
     manifest, elements = read_manifest(model.folder)
     family = model.architecture.family.name
-    lost = manifest.touched.keys() - model.tensors.keys()
-    if manifest.family != family or lost or not all(one.tensors for one in manifest.scrambles):
-        raise ManifestError(f"{model.folder}: its scramble.json is of another model, or damaged")
+    if manifest.family != family:
+        raise ManifestError(
+            f"{model.folder}: its scramble.json is of a {manifest.family} model, not of {family}"
+        )
+    if lost := [name for name in manifest.touched if not model.holds(name)]:
+        raise ManifestError(
+            f"{model.folder}: its scramble.json lists '{lost[0]}', which the model does not hold"
+        )
+    if not all(one.tensors for one in manifest.scrambles):
+        raise ManifestError(f"{model.folder}: its scramble.json is damaged, a scramble lists no tensors")
     if manifest.fold and not manifest.scrambles:
         from scramble.operations.fold import claim_of_fold
 
@@ -126,8 +128,8 @@ def claim(base: Checkpoint, model: Checkpoint, stages: Sequence[Stage]) -> Claim
     """What scrambles between the two claim; each stage was rounded once."""
     whole = [one for stage in stages for one in stage]
     touched, resolved, sizes = (
-        resolve(base, whole),
-        [resolve(base, stage) for stage in stages],
+        resolve_tied(base, whole),
+        [resolve_tied(base, stage) for stage in stages],
         base.architecture.sizes,
     )
     back = [element for layer, element in inverse(whole) if layer is None and element.axis == "hidden"]
@@ -159,9 +161,10 @@ def certify(
             f"{base.folder}: '{sorted(parts)[0]}' is stored in a quantised format, which no check reads; "
             "--no-verify to go without"
         )
-    origin = Base(base, _same_tensors(base, model))
+    _same_tensors(base, model)
+    origin = Base(base)
     changed = {name for name in model.tensors if not origin.is_stored_in(model, name)}
-    names = sorted(changed | (claimed.exact.keys() if claimed else set()))
+    names = sorted(changed | (claimed.exact.keys() & model.tensors.keys() if claimed else set()))
     kinds, variants = _variants(origin, model, names, claimed)
     tokens = _tokens(base, prompts)
     forward = Forward(model, origin.values, variants, tokens)
@@ -262,33 +265,29 @@ def _tokens(base: Checkpoint, prompts: Path | None) -> Int64[np.ndarray, "batch 
     return read_prompts(base.folder, prompts)
 
 
-def _same_tensors(base: Checkpoint, model: Checkpoint) -> dict[str, str]:
-    """Refuse models that are not of one shape. A head that only `model` stores is `base`'s tied embedding.
+def _same_tensors(base: Checkpoint, model: Checkpoint) -> None:
+    """Refuse models that are not of one shape. A tied head that only one of them stores is the embedding.
 
     Raises:
-        MismatchError: config, names, shapes or dtypes differ.
+        MismatchError: names, shapes, dtypes or settings that decide the function differ, or only the model
+            ties its head.
+        UndecidedError: transformers refuses one of the configs.
     """
-    ignored = set(_NO_PART_IN_THE_FUNCTION)
-    alias = {
-        head: embedding
-        for head, embedding in TIED
-        if head in model.tensors and head not in base.tensors and embedding in base.tensors
-    }
-    if alias or any(head in base.tensors and head in model.tensors for head, _ in TIED):
-        ignored.add("tie_word_embeddings")  # a head that is stored is used, whatever the config says
-    for key in sorted((base.config.keys() | model.config.keys()) - ignored):
-        if base.config.get(key) != model.config.get(key):
-            raise MismatchError(f"config.json: '{key}' differs between {base.folder} and {model.folder}")
-    if odd := sorted((base.tensors.keys() | alias.keys()) ^ model.tensors.keys()):
+    for head, embedding in model.tied.items():
+        if head not in model.tensors and not np.array_equal(base.words(head), base.words(embedding)):
+            raise MismatchError(f"only {model.folder} ties its head to the embedding, not {base.folder}")
+    if key := difference(base, model):
+        raise MismatchError(f"config.json: '{key}' differs between {base.folder} and {model.folder}")
+    names = base.tensors.keys() | model.tensors.keys()
+    if odd := sorted(name for name in names if not (base.holds(name) and model.holds(name))):
         raise MismatchError(f"'{odd[0]}' is in only one of {base.folder} and {model.folder}")
     for name, other in model.tensors.items():
-        entry = base.tensors[alias.get(name, name)]
+        entry = base.entry(name)
         if (entry.shape, entry.dtype) != (other.shape, other.dtype):
             raise MismatchError(
                 f"'{name}' is {entry.dtype} {entry.shape} in {base.folder}, "
                 f"{other.dtype} {other.shape} in {model.folder}"
             )
-    return alias
 
 
 def _words_off(base: Checkpoint, model: Checkpoint, name: str, stages: Sequence[Actions]) -> int:

@@ -14,6 +14,7 @@ from scramble.actions import Actions, inverse, recorded, redrawn, resolve
 from scramble.axes import Array
 from scramble.checkpoints import STORAGES, Checkpoint, Storage, locate, open_checkpoint
 from scramble.errors import ManifestError, MismatchError, SelectionError
+from scramble.families.tie import stated
 from scramble.manifest import check_scrambled, check_source, is_scrambled, read_manifest
 from scramble.symmetries import act
 from scramble.updates.masks import bf16_words, float32_values
@@ -157,11 +158,11 @@ def _is_rounded(start: Checkpoint, end: Checkpoint, name: str) -> bool:
 
 
 def _same_names(start: Checkpoint, end: Checkpoint) -> None:
-    # A config may leave it to its family's default: then the names of what is stored decide.
-    said = [one.config.get("tie_word_embeddings") for one in (start, end)]
-    if None not in said and bool(said[0]) != bool(said[1]):
+    lost = sorted(set(start.parameters) ^ set(end.parameters))
+    said = [stated(one.config) for one in (start, end)]
+    if (None not in said and said[0] != said[1]) or (lost and {*lost} <= {*start.tied, *end.tied}):
         raise MismatchError(f"{start.folder} and {end.folder}: only one ties its head to the embedding")
-    if lost := sorted(set(start.parameters) ^ set(end.parameters)):
+    if lost:
         raise MismatchError(f"{start.folder} and {end.folder}: '{lost[0]}' is in only one of them")
     for name in start.parameters:
         one, other = start.tensors[name].shape, end.tensors[name].shape
