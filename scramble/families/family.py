@@ -53,6 +53,7 @@ class Family:
         layer: the prefix of a layer's tensors.
         base: a prefix that hub checkpoints may leave out everywhere.
         depth: the config's key for the number of layers.
+        first_position: the row of position zero in a table of learned positions.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Family:
     layer: str = "model.layers.{layer}."
     base: str = ""
     depth: str = "num_hidden_layers"
+    first_position: int = 0
 
 
 # What stands behind a weight's name where it is stored in a quantised format, in parts or beside scales.

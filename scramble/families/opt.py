@@ -77,4 +77,5 @@ OPT = Family(
     constraints=_constraints,
     layer="model.decoder.layers.{layer}.",
     base="model.",
+    first_position=2,
 )
