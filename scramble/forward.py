@@ -132,7 +132,9 @@ class Forward:
         raised = Float64() if self.dtype == torch.float64 else nullcontext()
         try:
             with torch.inference_mode(), raised:
-                logits: torch.Tensor = self._model(self.tokens.repeat(count, 1), use_cache=False, **given).logits
+                logits: torch.Tensor = self._model(
+                    self.tokens.repeat(count, 1), use_cache=False, **given
+                ).logits
         except ScrambleError:
             raise
         except Exception as error:  # whatever transformers' model can raise: no verdict is possible

@@ -1,8 +1,8 @@
 """What a comparison of logits must reach: the rows of tables, the experts and the tensors that differ.
 
 Two models may compute one function on every token that was tried and another one elsewhere. So the tokens and
-positions are chosen among the rows that differ; where there are too many of them, those that are not visited
-must be the same linear map of the base's rows as the others, as when the residual stream was changed. Every
+positions are chosen among the rows that differ. Where most rows of a table or a head do, as when the residual
+stream was changed, all must be the same linear map of the base's rows: one row in many hardly shows. Every
 tensor that differs is put into the base alone, and must show more than noise in its place does.
 """
 
@@ -31,9 +31,12 @@ SEQUENCES = 4
 MOST_ROWS = LENGTH * MOST_SEQUENCES
 # Rows of a table that are read together.
 BLOCK = 4096
-# Two roundings of one value differ by at most one ULP, and a fitted map errs a little.
-_ULPS = 2.0
-_ARITHMETIC = 1e-9
+# Entries of a row that were rounded a few times, once a transform, are within this of the map.
+ULPS = 8.0
+ARITHMETIC = 1e-9
+# With fewer rows, a fitted map follows each of them.
+ROWS_A_CHANNEL = 4
+AXES = ("vocab", "position")
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,12 @@ class Differences:
         text = "give --prompts FILE with a text that reaches it"
         for name, rows in inputs.missed.items():
             return name, f"in {rows.size} rows that no input visits, the first is row {rows.min()}; {text}"
+        for name, rows in self.astray.items():
+            if rows.size:
+                return name, (
+                    f"in {rows.size} rows that are not changed as the other rows are, the farthest is {rows[0]}, "
+                    "which is too few to show in the logits as a whole"
+                )
         for name, experts in self.unreached(*(run.routing for run in runs)).items():
             return name, f"but no token is routed to expert {experts[0]}; {text}"
         seen = set[str]().union(*(run.seen for run in runs))
@@ -130,66 +139,71 @@ class Differences:
         return None
 
     def rows(self, axis: str) -> dict[str, Int64[np.ndarray, " rows"]]:
-        """Rows to visit, by table: one row a token (`vocab`) or a position; the most conspicuous first.
+        """Rows to visit, by table: one row a token (`vocab`) or a position; those that stand out come first.
 
-        They are all that differ, or, if those are more than `MOST_ROWS`, all that are not the linear map of
-        the base's rows that the others are.
+        They are all that differ, or, if those are more than `MOST_ROWS`, all that stand out.
         """
         found = {}
         for name in self._tables(axis):
-            rows = np.flatnonzero(self.mask(name).any(axis=1))
-            if rows.size > MOST_ROWS:
-                rows = self._astray(name)
-            if rows.size:
-                found[name] = rows
+            differing, first = np.flatnonzero(self.mask(name).any(axis=1)), self.astray.get(name)
+            if first is None:
+                found[name] = differing
+            elif differing.size > MOST_ROWS:
+                found[name] = first
+            else:
+                found[name] = np.concatenate([first, np.setdiff1d(differing, first)])
         return found
 
-    def _tables(self, axis: str, *, whole: bool = False) -> list[str]:
-        """Tensors that are looked up row by row at the model's inputs."""
+    @cached_property
+    def astray(self) -> dict[str, Int64[np.ndarray, " rows"]]:
+        """Rows of tables and heads that are not, up to rounding, the linear map of the base's that most are.
+
+        The farthest first. A table is not here if it has too few rows to say.
+        """
+        inputs, heads = (self._tables(*AXES), self._tables(*AXES, heads=True))
+        found = {name: self._astray(name, self._beside(name)) for name in inputs}
+        found |= {name: self._astray(name, [name]) for name in heads}
+        return {name: rows for name, rows in found.items() if rows is not None}
+
+    def _tables(self, *axes: str, heads: bool = False, all: bool = False) -> list[str]:
+        """Tensors of one row a token or a position, at the model's inputs or its head; all or those that differ."""
         from scramble.forward import HEADS, takes_part
 
-        architecture = self.model.architecture
-        held = self.model.tensors.keys() if whole else self.slots.keys()
-        return [
-            name
-            for name in held
-            if (slot := architecture.slots().get(name)) is not None
-            and slot.layer is None
-            and takes_part(architecture, name)
-            and slot.layout.dims[:1] == (Axis(axis),)
-            and len(slot.layout.dims) == 2
-            and not name.startswith(HEADS)
-        ]
+        slots, found = self.model.architecture.slots(), []
+        for name in self.model.tensors if all else self.slots:
+            slot = slots.get(name)
+            if slot is None or slot.layer is not None or not takes_part(self.model.architecture, name):
+                continue
+            shaped = len(slot.layout.dims) == 2 and slot.layout.dims[0] in [Axis(axis) for axis in axes]
+            if shaped and name.startswith(HEADS) == heads:
+                found.append(name)
+        return found
 
-    def _astray(self, name: str) -> Int64[np.ndarray, " rows"]:
-        """Rows that are not, up to rounding, the linear map of the base's rows that most rows are."""
-        bent = self._map(self.model.architecture.slots()[name].layout.dims[1])
-        if bent is None:
-            return np.flatnonzero(self.mask(name).any(axis=1))
+    def _beside(self, name: str) -> list[str]:
+        """Tables whose rows are added to those of a table, so that one map must take them all."""
+        slots = self.model.architecture.slots()
+        width = slots[name].layout.dims[1]
+        return [one for one in self._tables(*AXES, all=True) if slots[one].layout.dims[1] == width]
+
+    def _astray(self, name: str, tables: Sequence[str]) -> Int64[np.ndarray, " rows"] | None:
+        shared = self._map(tables)
+        if shared is None:
+            return None
         storage, excess = self.model.storage(name), []
         for old, new in self._blocks(name):
             scale = np.sqrt(np.mean(new**2, axis=1, keepdims=True))
-            most = _ULPS * storage.ulp(np.maximum(np.abs(new), scale)) + _ARITHMETIC * scale
-            excess.append((np.abs(new - old @ bent) / most).max(axis=1))
+            most = ULPS * storage.ulp(np.maximum(np.abs(new), scale)) + ARITHMETIC * scale
+            excess.append((np.abs(new - old @ shared) / most).max(axis=1))
         each = np.concatenate(excess)
         return np.argsort(-each, kind="stable")[: np.count_nonzero(each > 1)]
 
-    def _map(self, dim: object) -> Float64[np.ndarray, "hidden hidden"] | None:
-        """What takes the base's rows to the model's, of all tables on an axis: the identity if most are equal.
-
-        None where there are too few rows to say.
-        """
-        tables = [
-            name
-            for axis in ("vocab", "position")
-            for name in self._tables(axis, whole=True)
-            if self.model.architecture.slots()[name].layout.dims[1] == dim
-        ]
+    def _map(self, tables: Sequence[str]) -> Float64[np.ndarray, "hidden hidden"] | None:
+        """What takes the base's rows to the model's, by least squares; the identity if most are equal."""
         count = sum(self.model.tensors[name].shape[0] for name in tables)
         width = self.model.tensors[tables[0]].shape[1]
         if 2 * sum(np.count_nonzero(self.mask(name).any(axis=1)) for name in tables) < count:
             return np.eye(width)
-        if count < 4 * width:
+        if count < ROWS_A_CHANNEL * width:
             return None
         gram, found = np.zeros((width, width)), np.zeros((width, width))
         for again in range(2):  # the second time refines what the squares of the first lost

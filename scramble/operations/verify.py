@@ -172,11 +172,15 @@ def certify(
     found, forward = _run(origin, model, names, None, inputs, differences)
     runs = [forward]
     if differences.unreached(forward.routing):
-        everywhere = _run(replace(origin, checkpoint=dense(base)), dense(model), names, None, inputs, differences)
+        everywhere = _run(
+            replace(origin, checkpoint=dense(base)), dense(model), names, None, inputs, differences
+        )
         runs.append(everywhere[1])
         found = max(found, everywhere[0], key=lambda one: one.storage_error / (one.storage_bound or 1))
     if found.verdict == "equivalent" and (name := differences.unseen(inputs, runs)):
-        raise UndecidedError(f"could not tell: '{name[0]}' differs from {base.folder} to {model.folder}, {name[1]}")
+        raise UndecidedError(
+            f"could not tell: '{name[0]}' differs from {base.folder} to {model.folder}, {name[1]}"
+        )
     return found
 
 
