@@ -90,7 +90,7 @@ class Differences:
     def alone(
         self, noisy: Callable[[str], Array]
     ) -> dict[str, tuple[Callable[[], Array], Callable[[], Array]]]:
-        """For `Forward`: the values of each tensor that differs, and noise in its place; experts are routed to."""
+        """For `Forward`: values of each tensor that differs, and noise in its place; no routed experts."""
         return {
             name: (partial(self.values, name), partial(noisy, name))
             for name, slot in self.slots.items()
@@ -122,8 +122,8 @@ class Differences:
         for name, rows in self.astray.items():
             if rows.size:
                 return name, (
-                    f"in {rows.size} rows that are not changed as the other rows are, the farthest is {rows[0]}, "
-                    "which is too few to show in the logits as a whole"
+                    f"in {rows.size} rows that are not changed as the others are, the farthest is {rows[0]}; "
+                    "that is too few to show in the logits as a whole"
                 )
         for name, experts in self.unreached(*(run.routing for run in runs)).items():
             return name, f"but no token is routed to expert {experts[0]}; {text}"
@@ -165,12 +165,12 @@ class Differences:
         found |= {name: self._astray(name, [name]) for name in heads}
         return {name: rows for name, rows in found.items() if rows is not None}
 
-    def _tables(self, *axes: str, heads: bool = False, all: bool = False) -> list[str]:
-        """Tensors of one row a token or a position, at the model's inputs or its head; all or those that differ."""
+    def _tables(self, *axes: str, heads: bool = False, every: bool = False) -> list[str]:
+        """Tensors of one row a token or a position, at the inputs or the head; if they differ, or every."""
         from scramble.forward import HEADS, takes_part
 
         slots, found = self.model.architecture.slots(), []
-        for name in self.model.tensors if all else self.slots:
+        for name in self.model.tensors if every else self.slots:
             slot = slots.get(name)
             if slot is None or slot.layer is not None or not takes_part(self.model.architecture, name):
                 continue
@@ -183,7 +183,7 @@ class Differences:
         """Tables whose rows are added to those of a table, so that one map must take them all."""
         slots = self.model.architecture.slots()
         width = slots[name].layout.dims[1]
-        return [one for one in self._tables(*AXES, all=True) if slots[one].layout.dims[1] == width]
+        return [one for one in self._tables(*AXES, every=True) if slots[one].layout.dims[1] == width]
 
     def _astray(self, name: str, tables: Sequence[str]) -> Int64[np.ndarray, " rows"] | None:
         shared = self._map(tables)

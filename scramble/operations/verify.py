@@ -3,11 +3,11 @@
 With a manifest there is a third, exact check: every stored weight must be the transformed one, rounded to
 nearest, and every weight that no symmetry touched must be the base's, bit for bit.
 
-Without one only functions are compared, on few tokens, so these are chosen to reach what differs (`coverage`).
-What they do not reach leaves the verdict open: `UndecidedError`. So does a tensor whose difference alone shows
-no more than noise, as of a key bias that softmax cancels: nothing tells it from one that was not reached.
-Damage behind a change of the very tensor that it is in (one neuron of a scrambled matrix) is seen only as far
-as it stands out from the noise of the whole.
+Without one only functions are compared, on few tokens, chosen to reach what differs (see `coverage`).
+What they do not reach leaves the verdict open: `UndecidedError`. So does a tensor whose difference alone
+shows no more than noise, as of a key bias that softmax cancels: nothing tells it from one not reached.
+Damage inside a tensor that was changed anyway (one neuron of a scrambled matrix) is found only as far as the
+logits stand out from the noise of all that differs; rows of embeddings and heads are compared one by one.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def verify(base: str | Path, model: str | Path, *, prompts: str | Path | None = 
 
     Raises:
         MismatchError: the folders do not hold the same tensors.
-        UndecidedError: a layer does not fit in memory, or the logits are not finite.
+        UndecidedError: a layer does not fit in memory, the logits are not finite, or something that differs
+            is not seen in them (the message names the tensor).
         SelectionError: the prompts cannot be read.
     """
     first, second = open_checkpoint(locate(base)), open_checkpoint(locate(model))
