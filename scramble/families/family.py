@@ -57,6 +57,7 @@ class Family:
         layer: the prefix of a layer's tensors.
         base: a prefix that hub checkpoints may leave out everywhere.
         depth: the config's key for the number of layers.
+        first_position: the row of position zero in a table of learned positions.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Family:
     layer: str = "model.layers.{layer}."
     base: str = ""
     depth: str = "num_hidden_layers"
+    first_position: int = 0
 
     def read(self, config: Config) -> Config:
         """A `config.json` with the family's defaults, under one name a key: what the tables are given."""

@@ -81,4 +81,5 @@ OPT = Family(
     },
     layer="model.decoder.layers.{layer}.",
     base="model.",
+    first_position=2,
 )

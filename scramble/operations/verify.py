@@ -2,12 +2,18 @@
 
 With a manifest there is a third, exact check: every stored weight must be the transformed one, rounded to
 nearest, and every weight that no symmetry touched must be the base's, bit for bit.
+
+Without one only functions are compared, on few tokens, chosen to reach what differs (see `coverage`).
+What they do not reach leaves the verdict open: `UndecidedError`. So does a tensor whose difference alone
+shows no more than noise, as of a key bias that softmax cancels: nothing tells it from one not reached.
+Damage inside a tensor that was changed anyway (one neuron of a scrambled matrix) is found only as far as the
+logits stand out from the noise of all that differs; rows of embeddings and heads are compared one by one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,24 +26,21 @@ from scramble.checkpoints import STORAGES, Checkpoint, locate, open_checkpoint
 from scramble.configuration import difference
 from scramble.errors import ManifestError, MismatchError, UndecidedError
 from scramble.manifest import Equivalence, LayerErrors, has_manifest, read_manifest
-from scramble.prompts import LENGTH, read_prompts
+from scramble.operations.coverage import Differences, Inputs, default_inputs, inputs_that_reach
 from scramble.symmetries.draws import generator
 from scramble.transform import exact, off, rounded
 
 if TYPE_CHECKING:
-    from jaxtyping import Float64, Int64
+    from jaxtyping import Float64
 
-    from scramble.forward import Variant
+    from scramble.forward import Forward, Variant
 
 # Everything is computed in float64, where errors of 1e-16 grow through the layers but stay far below this
 # bound, while one forgotten weight shows at 1e-3. In a float32 model every product is rounded at 6e-8.
 ALGEBRA_BOUND = {"float64": 1e-9, "float32": 1e-4}
-# Below this, storage error is the arithmetic's (of a float64 checkpoint, or one whose words only moved).
-RESOLUTION = {"float64": 1e-12, "float32": 1e-6}
 # A correct transform rounds each touched weight once, by at most half an ULP: the same size as the noise.
 STORAGE_FACTOR = 2.0
 NOISE_DRAWS = 8
-SEQUENCES = 4
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,8 @@ def verify(base: str | Path, model: str | Path, *, prompts: str | Path | None = 
 
     Raises:
         MismatchError: the folders do not hold the same tensors.
-        UndecidedError: a layer does not fit in memory, or the logits are not finite.
+        UndecidedError: a layer does not fit in memory, the logits are not finite, or something that differs
+            is not seen in them (the message names the tensor).
         SelectionError: the prompts cannot be read.
     """
     first, second = open_checkpoint(locate(base)), open_checkpoint(locate(model))
@@ -154,7 +158,7 @@ def certify(
     base: Checkpoint, model: Checkpoint, claimed: Claim | None, *, prompts: Path | None = None
 ) -> Equivalence:
     """Run the checks. Without a claim only storage is compared."""
-    from scramble.forward import Forward, relative
+    from scramble.routing import dense
 
     if parts := base.architecture.quantised(base.tensors):
         raise UndecidedError(
@@ -165,9 +169,40 @@ def certify(
     origin = Base(base)
     changed = {name for name in model.tensors if not origin.is_stored_in(model, name)}
     names = sorted(changed | (claimed.exact.keys() & model.tensors.keys() if claimed else set()))
+    if claimed is not None:
+        return _run(origin, model, names, claimed, default_inputs(base, prompts))[0]
+    differences = Differences(origin, model, names)
+    inputs = inputs_that_reach(base, differences, prompts)
+    found, forward = _run(origin, model, names, None, inputs, differences)
+    runs = [forward]
+    if differences.unreached(forward.routing):
+        everywhere = _run(
+            replace(origin, checkpoint=dense(base)), dense(model), names, None, inputs, differences
+        )
+        runs.append(everywhere[1])
+        found = max(found, everywhere[0], key=lambda one: one.storage_error / (one.storage_bound or 1))
+    if found.verdict == "equivalent" and (name := differences.unseen(inputs, runs)):
+        raise UndecidedError(
+            f"could not tell: '{name[0]}' differs from {base.folder} to {model.folder}, {name[1]}"
+        )
+    return found
+
+
+def _run(
+    origin: Base,
+    model: Checkpoint,
+    names: Sequence[str],
+    claimed: Claim | None,
+    inputs: Inputs,
+    differences: Differences | None = None,
+) -> tuple[Equivalence, Forward]:
+    """One pass of all variants, and what it shows."""
+    from scramble.forward import RESOLUTION, Forward, relative
+
+    base = origin.checkpoint
     kinds, variants = _variants(origin, model, names, claimed)
-    tokens = _tokens(base, prompts)
-    forward = Forward(model, origin.values, variants, tokens)
+    alone = differences.alone(lambda name: _noisy(origin, model, name, 0)) if differences else None
+    forward = Forward(model, origin.values, variants, inputs.tokens, inputs.positions, alone)
     logits = forward.logits()
     reference = next(logits)
     if not np.isfinite(reference).all():
@@ -187,7 +222,7 @@ def certify(
     if claimed is not None:
         algebra, weights_off = errors["algebra"][0], sum(map(claimed.off, names))
         passed = passed and algebra <= bound and not weights_off
-    return Equivalence(
+    found = Equivalence(
         verdict="equivalent" if passed else "not equivalent",
         algebra_error=algebra,
         algebra_bound=bound if algebra is not None else None,
@@ -198,7 +233,7 @@ def certify(
         kl=kl,
         top1_agreement=agreement,
         arithmetic=forward.arithmetic,
-        tokens=int(tokens.size),
+        tokens=int(inputs.tokens.size),
         storage_bound=most,
         layers=tuple(
             LayerErrors(
@@ -211,6 +246,7 @@ def certify(
             for layer, row in enumerate(forward.layer_errors)
         ),
     )
+    return found, forward
 
 
 def _variants(
@@ -255,14 +291,6 @@ def _divergence(
     first, second = log_softmax(reference, axis=-1), log_softmax(found, axis=-1)
     kl = float((np.exp(first) * (first - second)).sum(axis=-1).mean())
     return max(kl, 0.0), float((reference.argmax(-1) == found.argmax(-1)).mean())
-
-
-def _tokens(base: Checkpoint, prompts: Path | None) -> Int64[np.ndarray, "batch time"]:
-    """Random tokens, or a text file's, cut into sequences of one length."""
-    if prompts is None:
-        vocabulary = base.architecture.sizes["vocab"]
-        return np.random.default_rng(0).integers(0, vocabulary, (SEQUENCES, LENGTH))
-    return read_prompts(base.folder, prompts)
 
 
 def _same_tensors(base: Checkpoint, model: Checkpoint) -> None:
