@@ -125,7 +125,7 @@ class Forward:
         inside, outside = dict[int, list[str]](), list[str]()
         for name in self.checkpoint.tensors:
             slot = architecture.slots().get(name)
-            further = slot is not None and slot.layer is None and _FURTHER_LAYER.match(slot.pattern)
+            further = slot is not None and slot.layer is None and _FURTHER_LAYER.match(slot.local)
             if slot is None or architecture.is_buffer(name) or further:
                 if any(name in variant.values for variant in self.variants):
                     raise UndecidedError(f"'{name}' takes no part in the logits, so no check would see it")

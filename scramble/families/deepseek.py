@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from scramble.families import decoder
 from scramble.families.family import Config, Constraint, Family, Table
-from scramble.families.mixture import EXPERTS
+from scramble.families.mixture import EXPERTS, FUSED_EXPERTS
 
 _ATTENTION: Table = {
     "self_attn.kv_a_proj_with_mqa.weight": "(kv_latent + qk_rope) hidden",
@@ -106,6 +106,7 @@ DEEPSEEK_V3 = Family(
     outside=_outside,
     optional=_optional,
     constraints=_constraints,
+    alternatives=FUSED_EXPERTS,
     folds=decoder.FOLDS
     | {"input_layernorm.weight": tuple(f"self_attn.{name}.weight" for name in _READS_ATTENTION)},
 )

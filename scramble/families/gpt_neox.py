@@ -69,4 +69,5 @@ GPT_NEOX = Family(
     buffers=frozenset(_BUFFERS),
     constraints=_constraints,
     layer="gpt_neox.layers.{layer}.",
+    base="gpt_neox.",
 )

@@ -1,4 +1,7 @@
-"""Mixtures of experts in Llama's layout: Mixtral, Qwen 2 and Qwen 3 MoE. Experts stand in tensors' names."""
+"""Mixtures of experts in Llama's layout: Mixtral, Qwen 2 and Qwen 3 MoE.
+
+Experts stand in tensors' names; or a layer's experts in one tensor, as transformers holds them in memory.
+"""
 
 from functools import partial
 from typing import Any
@@ -6,12 +9,18 @@ from typing import Any
 from scramble.families import decoder
 from scramble.families.family import Config, Constraint, Family, Table
 
-EXPERTS: Table = {
+_ROUTED: Table = {
     "mlp.experts.{expert}.gate_proj.weight": "expert_neuron hidden",
     "mlp.experts.{expert}.up_proj.weight": "expert_neuron hidden",
     "mlp.experts.{expert}.down_proj.weight": "hidden expert_neuron",
-    "mlp.gate.weight": "expert hidden",
 }
+_ROUTER: Table = {"mlp.gate.weight": "expert hidden"}
+EXPERTS: Table = {**_ROUTED, **_ROUTER}
+_FUSED: Table = {
+    "mlp.experts.gate_up_proj": "[expert] (expert_neuron + expert_neuron) hidden",
+    "mlp.experts.down_proj": "[expert] hidden expert_neuron",
+}
+FUSED_EXPERTS = ((_ROUTED, _FUSED),)
 _MIXTRAL: Table = {
     "block_sparse_moe.gate.weight": "expert hidden",
     "block_sparse_moe.experts.{expert}.w1.weight": "expert_neuron hidden",
@@ -78,8 +87,14 @@ MIXTRAL = Family(
     outside=decoder.outside,
     optional=decoder.optional,
     constraints=decoder.rope,
+    alternatives=((_MIXTRAL, {**_FUSED, **_ROUTER}),),
     folds=decoder.FOLDS
-    | {"post_attention_layernorm.weight": tuple(name for name in _MIXTRAL if "w2" not in name)},
+    | {
+        "post_attention_layernorm.weight": (
+            *(name for name in _MIXTRAL if "w2" not in name),
+            *("mlp.experts.gate_up_proj", "mlp.gate.weight"),
+        )
+    },
 )
 QWEN2_MOE = Family(
     name="qwen2_moe",
@@ -88,6 +103,7 @@ QWEN2_MOE = Family(
     outside=decoder.outside,
     optional=decoder.optional,
     constraints=decoder.rope,
+    alternatives=FUSED_EXPERTS,
     folds=decoder.FOLDS,
 )
 QWEN3_MOE = Family(
@@ -97,5 +113,6 @@ QWEN3_MOE = Family(
     outside=decoder.outside,
     optional=decoder.optional,
     constraints=_qwen3_constraints,
+    alternatives=FUSED_EXPERTS,
     folds=decoder.FOLDS,
 )
