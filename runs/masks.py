@@ -24,8 +24,8 @@ class _Mask(Section, ABC):
     """What a mask has of every kind.
 
     Attributes:
-        others: what becomes of weights that no mask names: embeddings, output heads, norms, biases, and
-            experts that the model holds in one tensor. The paper does not say.
+        others: what becomes of weights that no mask names: embeddings, output heads, norms and biases.
+            The paper does not say.
     """
 
     kind: str
@@ -69,18 +69,21 @@ class Geometric(_Mask):
         pass
 
     def _computed(self, start: Checkpoint, kind: str, seed: int) -> Masks:
+        import numpy as np
+
         from scramble.geometry.masks import all_masks
         from scramble.geometry.matrices import Selection, matrices, read_ends
         from scramble.geometry.subspaces import limited
         from scramble.updates.ends import Run
 
         run = Run(start, start, str(start.folder))
-        found: Masks = {}
+        found: dict[str, list[Any]] = {}
         for name in matrices(run, Selection()):
             weight, _ = read_ends(run, name)
             (masks,) = all_masks(weight, limited(self.rank, weight.shape), [self.alpha], seed, name)
-            found[name] = masks[kind]
-        return found
+            whole, index = run.part(name)
+            found.setdefault(whole, []).append(masks[kind][None] if index else masks[kind])
+        return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 class Random(Geometric):

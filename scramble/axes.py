@@ -7,6 +7,9 @@ axes, the last running fastest. `+` is a direct sum of unequal parts, which eino
 `|qk|` is a gain on an axis: a factor for each channel. It moves with the channel, a change of the channel's
 sign leaves it alone, and a rotation only where all channels have the same factor.
 
+`[expert]` is an axis of a stack: `"[expert] hidden neuron"` is one matrix an expert and `"[expert] hidden"`
+one vector, where `"expert hidden"` is a matrix with a row an expert. Elements act on all axes alike.
+
 An axis may also stand in a tensor's *name*: `experts.{expert}.down_proj.weight` is one tensor an expert, and
 `norms.{kv_head group}.weight` one a head, counted with the last axis running fastest.
 
@@ -73,6 +76,11 @@ class Layout:
     def axes(self) -> frozenset[str]:
         """Axes that the tensor carries, those that it only scales (`gains`) apart."""
         return frozenset(re.findall(r"(?<![\w|])\w+(?![\w|])", self.text))
+
+    @property
+    def stacked(self) -> int:
+        """How many of the first dimensions count members of a stack: those in brackets."""
+        return self.text.count("[")
 
     @property
     def gains(self) -> frozenset[str]:
@@ -168,8 +176,12 @@ def parse(text: str) -> Layout:
     Raises:
         ValueError: the text is not in the notation; the message shows it.
     """
-    if re.sub(r"(?<!\w)\|\w+\|(?!\w)|[\w\s()+]", "", text):
-        raise ValueError(f"layout '{text}': only names, |names|, spaces, parentheses and + are allowed")
+    stack = re.match(r"(\[\w+\]\s*)*", text)
+    rest = text[stack.end() :] if stack else text
+    if re.sub(r"(?<!\w)\|\w+\|(?!\w)|[\w\s()+]", "", rest):
+        raise ValueError(
+            f"layout '{text}': only [names] in front, names, |names|, spaces, parentheses and + are allowed"
+        )
     tokens = re.findall(r"\|?\w+\|?|[()+]", text)
     dims, end = _sequence(tokens, 0, text)
     if end != len(tokens):

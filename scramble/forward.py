@@ -45,7 +45,7 @@ _FURTHER_LAYER = re.compile(r"model\.layers\.\d+\..*")
 def takes_part(architecture: Architecture, name: str) -> bool:
     """Whether the logits depend on a tensor: not on buffers, and not on layers behind the last one."""
     slot = architecture.slots().get(name)
-    further = slot is not None and slot.layer is None and _FURTHER_LAYER.match(slot.pattern)
+    further = slot is not None and slot.layer is None and _FURTHER_LAYER.match(slot.local)
     return slot is not None and not architecture.is_buffer(name) and not further
 
 

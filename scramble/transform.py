@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Numbers transformed at a time: their float64 values and what is made of them stay near the core.
 BLOCK, ROWS = 1 << 17, 256
+# The axis of a part's rows. No table can name one so: the notation has no spaces in a name.
+_PART = Axis("rows of a part")
 
 
 def exact(
@@ -86,10 +88,10 @@ def _blocks(
     # Fewer rows than this would read a large rotation once for little work.
     least = max(element.data.shape[-1] for element in elements)
     step = max(1, max(BLOCK, least * ROWS) * shape[at] // math.prod(shape))
-    cut = replace(layout, dims=(*layout.dims[:at], Axis("block"), *layout.dims[at + 1 :]))
+    cut = replace(layout, dims=(*layout.dims[:at], _PART, *layout.dims[at + 1 :]))
     for start in range(0, shape[at], step):
         stop = min(start + step, shape[at])
-        yield (*[slice(None)] * at, slice(start, stop)), cut, {**sizes, "block": stop - start}
+        yield (*[slice(None)] * at, slice(start, stop)), cut, {**sizes, _PART.name: stop - start}
 
 
 def off(words: Array, storage: Storage, target: Float64[np.ndarray, ...]) -> int:

@@ -1,4 +1,6 @@
-"""The README's table of support, measured: family by symmetry, the error of the logits or why there is none.
+"""The README's table of support, as `scramble apply`, `fold` and `verify` measure it.
+
+Family by symmetry: the error of the logits, or why there is none.
 
 python -m tests.support    # writes the table into README.md
 """
@@ -9,13 +11,12 @@ import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
-
 from scramble.errors import SymmetryError
 from scramble.operations.apply import apply
 from scramble.operations.fold import fold
+from scramble.operations.verify import verify
 from scramble.symmetries import SYMMETRIES
-from tests.models import FAMILIES, Tiny, logits
+from tests.models import FAMILIES, Tiny
 
 README = Path(__file__).parents[1] / "README.md"
 START, END = "<!-- support: python -m tests.support -->\n", "<!-- end of support -->\n"
@@ -32,23 +33,32 @@ REASONS = {
 
 
 def measure(family: str, symmetry: str, switched: bool, scratch: Path) -> float | str:
-    """The relative error of float64 logits on a small model with random weights, or the refusal's key."""
+    """The error that `verify` finds on a small float64 model with random weights, or the refusal's key.
+
+    The larger of what the algebra and the stored weights are off by. The commands verify what they write.
+
+    Raises:
+        ScrambleError: a command refused for another reason than the architecture.
+    """
     model = Tiny(family, 2, 2, 8, layers=2, switched=switched, seed=1)
     base, out = model.save(scratch / "base"), scratch / "out"
     sparse = "1" if family == "deepseek_v3" else "0"
     try:
         if symmetry == "fold":
-            fold(base, out, check=False)
+            fold(base, out)
         elif symmetry == "residual-rotation":
-            fold(base, scratch / "folded", check=False)
+            fold(base, scratch / "folded")
             base = scratch / "folded"
-            apply(base, out, symmetries=(symmetry,), check=False)
+            apply(base, out, symmetries=(symmetry,))
         else:
             layers = None if SYMMETRIES[symmetry].whole else sparse
-            apply(base, out, layers=layers, symmetries=(symmetry,), check=False)
+            apply(base, out, layers=layers, symmetries=(symmetry,))
     except SymmetryError as refused:
         return next(key for key in REASONS if key in str(refused))
-    return float(torch.linalg.norm(logits(out) - logits(base)) / torch.linalg.norm(logits(base)))
+    found = verify(base, out)
+    assert found.verdict == "equivalent", found.failed()
+    assert found.algebra_error is not None
+    return max(found.algebra_error, found.storage_error)
 
 
 def cells(family: str) -> list[float | str]:

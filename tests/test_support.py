@@ -18,7 +18,9 @@ def test_a_row_of_the_table_is_what_is_measured(family: str) -> None:
             assert shown == f"({letters[measured]})", name
         else:
             assert measured < 1e-10, name
-            assert float(shown) < 1e-10, name
+            # Rounding in float64 differs from machine to machine; what is 0 is moved words, on all of them.
+            assert (measured == 0) == (float(shown) == 0), name
+            assert float(shown) / 30 <= measured <= 30 * float(shown), name
 
 
 def test_the_table_has_every_family_once() -> None:

@@ -101,7 +101,7 @@ def compare(
         parts = (_part(progress, 2 * number + half, 2 * len(groups)) for half in (0, 1))
         measured = measure_together(runs, rank, None, next(parts))
         masks = count_masks_together(runs, principal_rank, [alpha], 0, None, next(parts))
-        tensors = {one.tensor for one in measured[0]}
+        tensors = {runs[0].part(one.tensor)[0] for one in measured[0]}
         for at, run, one, marked in zip(group, runs, measured, masks, strict=True):
             counts = count_updates(run)
             inner = counts[counts["tensor"].isin(tensors)]

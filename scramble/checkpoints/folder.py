@@ -14,9 +14,9 @@ import numpy as np
 
 from scramble.axes import Array
 from scramble.checkpoints.shard import Shard, TensorEntry, read_shard
-from scramble.checkpoints.storage import Storage
+from scramble.checkpoints.storage import STORAGES, Storage
 from scramble.errors import CheckpointError, UnknownFamilyError
-from scramble.families import Architecture, architecture
+from scramble.families import Architecture, Role, architecture, untabled
 from scramble.families.tie import head_and_embedding, is_tied, stated
 
 SINGLE = "model.safetensors"
@@ -86,16 +86,43 @@ class Checkpoint:
         return self.entry(name).storage
 
     @cached_property
+    def roles(self) -> Mapping[str, Role]:
+        """What the weights are, by the family's table; `left_out` are not among them."""
+        return self._told[0]
+
+    @cached_property
+    def left_out(self) -> Mapping[str, str]:
+        """Tensors that are not counted, and why: buffers, and what is not stored as plain floats."""
+        return self._told[1]
+
+    @cached_property
+    def _told(self) -> tuple[dict[str, Role], dict[str, str]]:
+        shapes = {name: entry.shape for name, entry in self.tensors.items()}
+        try:
+            quantised = self.architecture.quantised(shapes)
+            parts = {part: whole for whole, held in quantised.items() for part in held}
+            roles = {name: self.architecture.role(name) for name in shapes.keys() - parts.keys()}
+        except UnknownFamilyError:  # its updates can be counted all the same
+            opaque = {name for name, entry in self.tensors.items() if entry.dtype not in STORAGES}
+            parts, roles = untabled.scales(shapes, opaque), untabled.roles(self.config, shapes)
+        out = dict[str, str]()
+        for name, entry in self.tensors.items():
+            if entry.dtype not in STORAGES:
+                out[name] = f"stored as {entry.dtype}"
+            elif name in parts:
+                out[name] = f"a part of the quantised '{parts[name]}'"
+            elif roles[name] == "buffer":
+                out[name] = "a buffer"
+        return {name: roles[name] for name in self.tensors if name not in out}, out
+
+    @cached_property
     def parameters(self) -> list[str]:
-        """Names of the weights, each once: without rotary buffers, and without a head that is the embedding.
+        """Names of the weights, each once: without `left_out`, and without a head that is the embedding.
 
         Raises:
             CheckpointError: the config ties the head to the embedding, and another head is stored.
         """
-        try:
-            names = [name for name in self.tensors if not self.architecture.is_buffer(name)]
-        except UnknownFamilyError:  # its updates can be counted all the same
-            names = [name for name in self.tensors if not name.endswith("rotary_emb.inv_freq")]
+        names = list(self.roles)
         for head, embedding in self.tied.items():
             if not self._is_copy(head, embedding):
                 raise CheckpointError(f"{self.folder}: {head} is tied, but differs from {embedding}")

@@ -22,7 +22,7 @@ from scramble.printing import (
     records,
     save_figure,
 )
-from scramble.updates.cli import ByOption, levels_of
+from scramble.updates.cli import ByOption, levels_of, said_left_out
 
 
 class Dtype(StrEnum):
@@ -94,6 +94,7 @@ def curvature(
     if not 0 < alpha < 1:
         raise SelectionError(f"alpha {alpha:g}: a share of the weights lies above 0 and below 1")
     opened = open_run(run)
+    left_out = said_left_out([opened])
     measured = measure(
         opened,
         text,
@@ -133,6 +134,7 @@ def curvature(
         "alpha": alpha,
         "arithmetic": dtype.value,
         "memory": f"{measured.memory / 1e9:.2f} GB, and activations",
+        **left_out,
     }
     emit(records(tables.correlations(figures, levels)), meta | tops, format, table)
 
@@ -162,6 +164,7 @@ def gates(
 
     levels, text = levels_of(by), _needed(prompts)
     opened = [open_run(run) for run in runs]
+    left_out = said_left_out(opened)
     chosen = Selection(layers, modules.split(",") if modules else (), embeddings)
     with counter("measuring updates", quiet) as progress:
         counts = tables.norms(opened, chosen, progress)
@@ -184,6 +187,7 @@ def gates(
         "sequences": int(leashes["sequences"].min()),
         "tokens": int(leashes["tokens"].min()),
         "arithmetic": dtype.value,
+        **left_out,
     }
     found = tables.gates(counts, leashes, levels)
     found["run"] = [opened[number - 1].name for number in found["run"]]

@@ -14,13 +14,12 @@ from scramble.geometry.masks import count_of, largest, low_magnitude_mask, princ
 from scramble.geometry.matrices import read_ends
 from scramble.geometry.subspaces import PRINCIPAL_RANK, limited
 from scramble.updates.ends import Run
-from scramble.updates.ratios import LEVELS, place
+from scramble.updates.ratios import keys_of, places_in, with_places
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
 
 Progress = Callable[[int, int], None]
-_PLACES = ["layer", "module", "tensor"]
 _RANKS = ["rho_principal", "rho_magnitude", "rho_update", "rho_principal_given_magnitude"]
 _SUMS = ["matrices", "n", "sum", "squares", "error_square", "mass", "mass_principal", "mass_low_magnitude"]
 _SUMS += ["chance"]
@@ -54,7 +53,7 @@ def matrix_figures(
         principal, low = largest(score, taken), low_magnitude_mask(start, alpha)
         overlap = _correlation(ranks["principal"], ranks["magnitude"])
         for kind, diagonal in measured.diagonals.items():
-            values = diagonal.mean(name).numpy()
+            values = diagonal.mean(*run.part(name)).numpy()
             size = np.abs(values)
             own = _ranks(size)
             rho = {f"rho_{what}": _correlation(own, other) for what, other in ranks.items()}
@@ -62,10 +61,10 @@ def matrix_figures(
                 rho["rho_principal"], rho["rho_magnitude"], overlap
             )
             rows.append(
-                place(name)
+                run.where(name)
                 | {"curvature": kind, "matrices": 1, "n": values.size}
                 | {"sum": float(values.sum()), "squares": float(np.sum(values**2))}
-                | {"error_square": diagonal.error_square(name), "mass": float(size.sum())}
+                | {"error_square": diagonal.error_square(*run.part(name)), "mass": float(size.sum())}
                 | {"mass_principal": float(size[principal].sum())}
                 | {"mass_low_magnitude": float(size[low].sum())}
                 | {"chance": float(size.sum()) * taken / values.size}
@@ -92,7 +91,7 @@ def correlations(figures: pd.DataFrame, levels: Sequence[str] = ("model", "modul
     for mask in ("principal", "low_magnitude"):
         found[f"in_{mask}"] = found[f"mass_{mask}"] / mass
     found["chance"] /= mass
-    columns = ["level", *_PLACES, "curvature", "matrices", "n", "mean", "rms", "error", *_RANKS]
+    columns = ["level", *places_in(found), "curvature", "matrices", "n", "mean", "rms", "error", *_RANKS]
     return found[[*columns, "in_principal", "in_low_magnitude", "chance"]]
 
 
@@ -101,17 +100,13 @@ def _pooled(figures: pd.DataFrame, level: str) -> pd.DataFrame:
     for name in _RANKS:
         weighted[name] = figures[name] * figures["n"]
         weighted[f"{name}_n"] = figures["n"].where(figures[name].notna(), 0)
-    groups = weighted.groupby([*LEVELS[level], "curvature"], dropna=False, sort=False)
+    groups = weighted.groupby([*keys_of(level, figures), "curvature"], dropna=False, sort=False)
     found = groups[_SUMS].sum(skipna=False)
     sums = groups[[*_RANKS, *(f"{name}_n" for name in _RANKS)]].sum()
     for name in _RANKS:
         found[name] = sums[name] / sums[f"{name}_n"].where(sums[f"{name}_n"] > 0)
     found = found.reset_index().assign(level=level)
-    for name in _PLACES:
-        if name not in found:
-            found[name] = None
-    found["layer"] = found["layer"].astype("Int64")
-    return found.sort_values("layer", kind="stable", na_position="first", ignore_index=True)
+    return with_places(found, figures)
 
 
 def _ranks(values: Float64[np.ndarray, "rows columns"]) -> Float64[np.ndarray, " n"]:

@@ -23,14 +23,13 @@ from scramble.prompts import LENGTH, MOST_SEQUENCES, read_prompts
 from scramble.symmetries.draws import generator
 from scramble.updates.ends import Run
 from scramble.updates.masks import changed
-from scramble.updates.ratios import LEVELS, place
+from scramble.updates.ratios import keys_of, places_in, with_places
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
     from transformers import PreTrainedModel
 
 Progress = Callable[[int, int], None]
-_PLACES = ["layer", "module", "tensor"]
 _SUMS = ["matrices", "n", "update_square", "moved", "hidden", "hidden_square"]
 _ENOUGH = 1e-9  # the certificate of a spectral norm, relative
 
@@ -48,7 +47,7 @@ def update_counts(run: Run, name: str) -> dict[str, object]:
     known = np.array_equal(start, STORAGES["BF16"].decode(words.start)) and (words.fine or not moved.any())
     hidden = moved & ~changed(words.start, words.end)
     lost = end - STORAGES["BF16"].decode(words.end)
-    return place(name) | {
+    return run.where(name) | {
         "matrices": 1,
         "n": delta.size,
         "update_square": float(np.sum(delta**2)),
@@ -176,19 +175,13 @@ def step_of(end: str) -> int | None:
 
 
 def _pooled(counts: pd.DataFrame, level: str) -> pd.DataFrame:
-    keys = ["run", "step", *LEVELS[level]]
+    keys = ["run", "step", *keys_of(level, counts)]
     groups = counts.groupby(keys, dropna=False, sort=False)
     found = groups[_SUMS].sum(skipna=False)
     found["spectral_norm"] = groups["spectral_norm"].max()
     found = found.reset_index().assign(level=level)
-    for name in _PLACES:
-        if name not in found:
-            found[name] = None
-    found["layer"] = found["layer"].astype("Int64")
     found["update_norm"] = np.sqrt(found["update_square"])
     found["hidden"] /= found["moved"].where(found["moved"] > 0)
     found["hidden_square"] /= found["update_square"].where(found["update_square"] > 0)
-    columns = ["level", *_PLACES, "run", "step", "matrices", "n", "update_norm", "spectral_norm"]
-    return found[[*columns, "hidden", "hidden_square"]].sort_values(
-        "layer", kind="stable", na_position="first", ignore_index=True
-    )
+    columns = ["level", *places_in(counts), "run", "step", "matrices", "n", "update_norm", "spectral_norm"]
+    return with_places(found, counts)[[*columns, "hidden", "hidden_square"]]

@@ -19,7 +19,6 @@ from scramble.geometry.matrices import Selection, matrices, read_ends
 from scramble.prompts import LENGTH, MOST_SEQUENCES, read_prompts
 from scramble.selection import layers as selected_layers
 from scramble.updates.ends import Run
-from scramble.updates.ratios import place
 
 Counter = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 PROBES, EIGENVALUES = 8, 3
@@ -80,7 +79,7 @@ def curvature(
     memory = _memory(run, names, blocks, probes, eigenvalues) * kind.itemsize
     check_room(run.start, memory, where)
     model = load_model(run.start, kind, where)
-    parameters = parameters_of(model, names)
+    parameters = parameters_of(model, _tensors(run, names))
     diagonals, tops = dict[str, Diagonal](), dict[int, Eigenvalues]()
     with counter("Fisher, sequences") as progress:
         kind_of_fisher = "empirical_fisher" if labels == "text" else "fisher"
@@ -92,7 +91,7 @@ def curvature(
     with counter("Lanczos, layers") as progress:
         for done, (layer, held) in enumerate(blocks.items()):
             model.requires_grad_(False)
-            block = parameters_of(model, held)
+            block = parameters_of(model, _tensors(run, held))
             tops[layer] = top_eigenvalues(hessian_product(model, block, tokens), block, eigenvalues, seed)
             progress(done + 1, len(blocks))
     return Curvature(names, diagonals, tops, len(tokens), tokens.numel(), memory)
@@ -102,7 +101,7 @@ def _blocks(run: Run, names: Sequence[str], asked: str | None) -> dict[int, list
     """The chosen matrices of each layer asked for."""
     if asked is None:
         return {}
-    layers = {name: place(name)["layer"] for name in run.tensors}
+    layers = {name: run.where(name)["layer"] for name in [*run.tensors, *names]}
     count = 1 + max((number for number in layers.values() if isinstance(number, int)), default=-1)
     try:
         wanted = selected_layers(asked, count)
@@ -114,6 +113,11 @@ def _blocks(run: Run, names: Sequence[str], asked: str | None) -> dict[int, list
     return found
 
 
+def _tensors(run: Run, names: Sequence[str]) -> list[str]:
+    """The stored tensors of matrices; stacks are chosen whole."""
+    return list(dict.fromkeys(run.part(name)[0] for name in names))
+
+
 def _memory(
     run: Run, names: Sequence[str], blocks: dict[int, list[str]], probes: int, eigenvalues: int
 ) -> int:
@@ -122,8 +126,8 @@ def _memory(
     Fisher has one gradient; a probe has z, the gradient and H z, twice while batches are added; Lanczos has
     its basis, and five vectors for a product.
     """
-    selected = weights_in(run.start, names)
-    largest = max((weights_in(run.start, held) for held in blocks.values()), default=0)
+    selected = weights_in(run.start, _tensors(run, names))
+    largest = max((weights_in(run.start, _tensors(run, held)) for held in blocks.values()), default=0)
     work = [2 * selected]
     if probes:
         work.append(6 * selected)

@@ -6,7 +6,7 @@ from scramble.errors import UnknownFamilyError
 from scramble.families.cohere import COHERE
 from scramble.families.deepseek import DEEPSEEK_V3
 from scramble.families.falcon import FALCON
-from scramble.families.family import Architecture, Config, Constraint, Family
+from scramble.families.family import Architecture, Config, Constraint, Family, Role
 from scramble.families.gemma import GEMMA, GEMMA2, GEMMA3
 from scramble.families.glm import GLM, GLM4
 from scramble.families.gpt2 import GPT2
@@ -26,7 +26,7 @@ from scramble.families.smollm3 import SMOLLM3
 from scramble.families.stablelm import STABLELM
 from scramble.families.starcoder2 import STARCODER2
 
-__all__ = ["FAMILIES", "Architecture", "Constraint", "Family", "architecture"]
+__all__ = ["FAMILIES", "Architecture", "Constraint", "Family", "Role", "architecture"]
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -76,4 +76,10 @@ def architecture(config: Config, names: Iterable[str] = ()) -> Architecture:
         )
     family, held = FAMILIES[model_type], list(names)
     bare = bool(family.base and held) and not any(name.startswith(family.base) for name in held)
-    return Architecture(family, config, bare)
+    # A checkpoint may hold some layers in the usual form and one in another: then its tensors do not fit.
+    chosen = tuple(
+        (usual, other)
+        for usual, other in family.alternatives
+        if any(name.endswith(f".{local}") for name in held for local in other.keys() - usual.keys())
+    )
+    return Architecture(family, config, bare, chosen)

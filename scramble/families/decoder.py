@@ -61,6 +61,7 @@ FOLDS = {
         *(f"mlp.experts.{{expert}}.{name}_proj.weight" for name in ("gate", "up")),
         *(f"mlp.shared_expert.{name}_proj.weight" for name in ("gate", "up")),
         *(f"mlp.shared_experts.{name}_proj.weight" for name in ("gate", "up")),
+        "mlp.experts.gate_up_proj",
         "mlp.gate.weight",
         "mlp.shared_expert_gate.weight",
     ),

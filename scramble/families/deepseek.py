@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from scramble.families import decoder
 from scramble.families.family import Config, Constraint, Family, Table
-from scramble.families.mixture import EXPERTS
+from scramble.families.mixture import EXPERTS, FUSED_EXPERTS
 
 _ATTENTION: Table = {
     "self_attn.kv_a_proj_with_mqa.weight": "(kv_latent + qk_rope) hidden",
@@ -117,6 +117,7 @@ DEEPSEEK_V3 = Family(
         "num_mtp_layers": 1,
     },
     aliases={"num_local_experts": "n_routed_experts", "num_nextn_predict_layers": "num_mtp_layers"},
+    alternatives=FUSED_EXPERTS,
     folds=decoder.FOLDS
     | {"input_layernorm.weight": tuple(f"self_attn.{name}.weight" for name in _READS_ATTENTION)},
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,10 @@ from scramble.errors import UnknownFamilyError
 Config = Mapping[str, Any]
 Table = Mapping[str, str]
 
+
+Role = Literal["embedding", "norm", "matrix", "bias", "buffer"]
+"""What a tensor is: an embedding or output head; a norm's weight or bias; a linear map, or a stack of them;
+any other vector; or constants that are no weights."""
 
 Kind = Literal["gain", "rope", "gate", "clamp", "alibi", "layer_norm", "post_norm", "routing"]
 
@@ -48,6 +53,7 @@ class Family:
         outside: config to `{full name: layout}` for tensors outside the layers.
         optional: config to the names, of either table, that a checkpoint may lack.
         buffers: names within a layer that hold no weights: a checkpoint may lack them, nothing moves them.
+        alternatives: entries of a layer's table, and those that a checkpoint may hold in their place.
         constraints: (config, layer) to what sits on the axes there.
         defaults: every key that the tables read and `config.json` may leave out, with what transformers'
             config class takes then. A null is no default: it is read as transformers reads it.
@@ -55,7 +61,7 @@ class Family:
         folds: config to `{norm: names of the linear maps that read it}`, in the layers and outside;
             what `scramble.fold` needs. Norms of gain `1 + weight` are named in `offset`.
         layer: the prefix of a layer's tensors.
-        base: a prefix that hub checkpoints may leave out everywhere.
+        base: the prefix of the model without its head, which checkpoints may leave out everywhere.
         depth: the config's key for the number of layers.
         first_position: the row of position zero in a table of learned positions.
     """
@@ -66,13 +72,14 @@ class Family:
     outside: Callable[[Config], Table]
     optional: Callable[[Config], frozenset[str]] = lambda config: frozenset()
     buffers: frozenset[str] = frozenset()
+    alternatives: tuple[tuple[Table, Table], ...] = ()
     constraints: Callable[[Config, int], tuple[Constraint, ...]] = lambda config, layer: ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     folds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     offset: bool = False
     layer: str = "model.layers.{layer}."
-    base: str = ""
+    base: str = "model."
     depth: str = "num_hidden_layers"
     first_position: int = 0
 
@@ -88,6 +95,8 @@ class Family:
 
 # What stands behind a weight's name where it is stored in a quantised format, in parts or beside scales.
 _QUANTISED = ("_scale_inv", "_blocks", "_scales", "_scale")
+# Rotary frequencies, which the config gives: transformers leaves stored ones unread, wherever they stand.
+_FREQUENCIES = re.compile(r"(^|\.)rotary_emb\w*\.\w*inv_freq$")
 
 
 @dataclass(frozen=True)
@@ -97,11 +106,13 @@ class Architecture:
     Attributes:
         config: as the family reads `config.json`.
         bare: the checkpoint leaves the family's `base` prefix out.
+        chosen: those of the family's alternatives that the checkpoint has.
     """
 
     family: Family
     config: Config
     bare: bool = False
+    chosen: tuple[tuple[Table, Table], ...] = ()
     sizes: Mapping[str, int] = field(init=False)
     layers: int = field(init=False)
 
@@ -151,11 +162,18 @@ class Architecture:
     def _by_layer(self) -> list[dict[str, Slot]]:
         prefixes = [self.family.layer.replace("{layer}", str(layer)) for layer in range(self.layers)]
         with self._reading():
-            tables = [self.family.table(self.config, layer) for layer in range(self.layers)]
+            tables = [self._table(layer) for layer in range(self.layers)]
         return [
             self._expand(prefix, table, layer)
             for layer, (prefix, table) in enumerate(zip(prefixes, tables, strict=True))
         ]
+
+    def _table(self, layer: int) -> Table:
+        table = dict(self.family.table(self.config, layer))
+        for usual, other in self.chosen:
+            if usual.keys() <= table.keys():
+                table = {name: text for name, text in table.items() if name not in usual} | dict(other)
+        return table
 
     @cached_property
     def _all(self) -> dict[str, Slot]:
@@ -177,7 +195,21 @@ class Architecture:
     def is_buffer(self, name: str) -> bool:
         """Whether a tensor holds constants of the architecture, not weights."""
         slot = self.slots().get(name)
-        return slot is not None and slot.local in self.family.buffers
+        if slot is None:
+            return _FREQUENCIES.search(name) is not None
+        return slot.local in self.family.buffers
+
+    def role(self, name: str) -> Role:
+        """What a tensor is, by the axes in the family's table."""
+        if self.is_buffer(name):
+            return "buffer"
+        layout = self.slots()[name].layout
+        if layout.axes & {"vocab", "position"}:
+            return "embedding"
+        weight = self.slots().get(re.sub(r"(^|\.)bias$", r"\1weight", name))
+        if weight is not None and weight.layout.gains:
+            return "norm"
+        return "matrix" if len(layout.dims) - layout.stacked == 2 else "bias"
 
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Compare the table with what a checkpoint holds.
@@ -199,7 +231,8 @@ class Architecture:
                     f"the config and '{slot.layout.text}' make it {want}"
                 )
         parts = {part for found in quantised.values() for part in found}
-        if unknown := sorted(shapes.keys() - slots.keys() - parts):
+        unread = {name for name in shapes if _FREQUENCIES.search(name)}
+        if unknown := sorted(shapes.keys() - slots.keys() - parts - unread):
             raise UnknownFamilyError(
                 f"{self.family.name}: the checkpoint holds {len(unknown)} tensor(s) that the family's table "
                 f"does not know, the first is '{unknown[0]}'"

@@ -80,4 +80,5 @@ GPT_NEOX = Family(
         "max_position_embeddings": 2048,
     },
     layer="gpt_neox.layers.{layer}.",
+    base="gpt_neox.",
 )

@@ -1,16 +1,25 @@
-"""Mixtures of experts in Llama's layout: Mixtral, Qwen 2 and Qwen 3 MoE. Experts stand in tensors' names."""
+"""Mixtures of experts in Llama's layout: Mixtral, Qwen 2 and Qwen 3 MoE.
+
+Experts stand in tensors' names; or a layer's experts in one tensor, as transformers holds them in memory.
+"""
 
 from typing import Any
 
 from scramble.families import decoder
 from scramble.families.family import Config, Constraint, Family, Table
 
-EXPERTS: Table = {
+_ROUTED: Table = {
     "mlp.experts.{expert}.gate_proj.weight": "expert_neuron hidden",
     "mlp.experts.{expert}.up_proj.weight": "expert_neuron hidden",
     "mlp.experts.{expert}.down_proj.weight": "hidden expert_neuron",
-    "mlp.gate.weight": "expert hidden",
 }
+_ROUTER: Table = {"mlp.gate.weight": "expert hidden"}
+EXPERTS: Table = {**_ROUTED, **_ROUTER}
+_FUSED: Table = {
+    "mlp.experts.gate_up_proj": "[expert] (expert_neuron + expert_neuron) hidden",
+    "mlp.experts.down_proj": "[expert] hidden expert_neuron",
+}
+FUSED_EXPERTS = ((_ROUTED, _FUSED),)
 _MIXTRAL: Table = {
     "block_sparse_moe.gate.weight": "expert hidden",
     "block_sparse_moe.experts.{expert}.w1.weight": "expert_neuron hidden",
@@ -74,8 +83,14 @@ MIXTRAL = Family(
     constraints=decoder.rope,
     defaults={**decoder.DEFAULTS, "num_key_value_heads": 8},
     aliases={"num_experts": "num_local_experts"},
+    alternatives=((_MIXTRAL, {**_FUSED, **_ROUTER}),),
     folds=decoder.FOLDS
-    | {"post_attention_layernorm.weight": tuple(name for name in _MIXTRAL if "w2" not in name)},
+    | {
+        "post_attention_layernorm.weight": (
+            *(name for name in _MIXTRAL if "w2" not in name),
+            *("mlp.experts.gate_up_proj", "mlp.gate.weight"),
+        )
+    },
 )
 QWEN2_MOE = Family(
     name="qwen2_moe",
@@ -91,6 +106,7 @@ QWEN2_MOE = Family(
         "shared_expert_intermediate_size": 5632,
         "qkv_bias": True,
     },
+    alternatives=FUSED_EXPERTS,
     folds=decoder.FOLDS,
 )
 QWEN3_MOE = Family(
@@ -102,5 +118,6 @@ QWEN3_MOE = Family(
     constraints=_qwen3_constraints,
     defaults={**decoder.DEFAULTS, **_SPARSE, "num_key_value_heads": 4, "attention_bias": False},
     aliases={"num_local_experts": "num_experts"},
+    alternatives=FUSED_EXPERTS,
     folds=decoder.FOLDS,
 )

@@ -20,7 +20,7 @@ from scramble.printing import (
     records,
     save_figure,
 )
-from scramble.updates.cli import ByOption, levels_of
+from scramble.updates.cli import ByOption, levels_of, said_left_out
 
 RunArgument = Annotated[str, typer.Argument(metavar="START:END", help="The two ends of a run.")]
 LayersOption = Annotated[str | None, typer.Option(help="20,25 or 4-8 or -1 or all.")]
@@ -61,6 +61,7 @@ def spectra(
 
     levels = levels_of(by)
     opened = open_run(run)
+    left_out = said_left_out([opened])
     chosen = Selection(layers, modules.split(",") if modules else (), embeddings)
     with counter("decomposing matrices", quiet) as progress:
         measured = tables.measure(opened, rank, chosen, progress)
@@ -74,8 +75,9 @@ def spectra(
         "start": str(opened.start.folder),
         "end": str(opened.end.folder),
         "matrices": len(measured),
-        "passed_over": len(opened.tensors) - len(measured),
+        "passed_over": len(opened.tensors) - len({opened.part(one.tensor)[0] for one in measured}),
         "bounds": "all hold",
+        **left_out,
     }
     emit(records(tables.spectra(measured, levels)), meta, format, table)
 
@@ -124,17 +126,19 @@ def principal(
     if write:
         refuse_existing(write, force)
     opened = open_run(run)
+    left_out = said_left_out([opened])
     chosen = Selection(layers, modules.split(",") if modules else (), embeddings)
     file = MaskFile()
 
     def keep(tensor: str, alpha: float, masks: tables.Masks) -> None:
         if write:
-            file.add(tensor, masks[mask])
+            whole, index = opened.part(tensor)
+            file.add(whole, masks[mask], index)
 
     with counter("comparing masks", quiet) as progress:
         counts = tables.count_masks(opened, rank, alphas, seed, chosen, progress, keep)
     if write:
-        start = opened.start.hash(counts["tensor"].unique())
+        start = opened.start.hash({opened.part(name)[0] for name in counts["tensor"].unique()})
         about = {"mask": mask, "rank": rank, "alpha": alphas[0], "seed": seed, "start": start}
         file.write(write, about, force=force)
     if plot:
@@ -146,7 +150,9 @@ def principal(
         "end": str(opened.end.folder),
         "rank": rank,
         "matrices": counts["tensor"].nunique(),
-        "passed_over": len(opened.tensors) - counts["tensor"].nunique(),
+        "passed_over": len(opened.tensors)
+        - len({opened.part(name)[0] for name in counts["tensor"].unique()}),
+        **left_out,
     }
     emit(
         records(tables.principal(counts, levels)),

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from scramble.geometry.principal import principal
 from scramble.geometry.spectra import Spectrum, spectra
 from scramble.plots import COLOURS, MARKERS, STYLE, whole_numbers
-from scramble.updates.ratios import place
 
 _LINES = ("-", "--")
 _KINDS = {
@@ -94,7 +93,7 @@ def _curves(ax: Any, measured: Sequence[Spectrum], modules: Sequence[str], layer
         return
     middle = layers[len(layers) // 2]
     for one in measured:
-        where = place(one.tensor)
+        where = one.where
         if where["layer"] != middle or one.start[0] == 0:
             continue
         look = _look(modules.index(str(where["module"])))

@@ -28,12 +28,14 @@ class MaskFile:
     """Masks that wait to be written, packed as they come."""
 
     def __init__(self) -> None:
-        self._packed: dict[str, UInt8[np.ndarray, " bytes"]] = {}
+        self._packed: dict[str, list[UInt8[np.ndarray, " bytes"]]] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
 
-    def add(self, tensor: str, mask: Bool[np.ndarray, ...]) -> None:
-        """The mask of a weight, by the weight's name."""
-        self._packed[tensor], self._shapes[tensor] = np.packbits(mask), mask.shape
+    def add(self, tensor: str, mask: Bool[np.ndarray, ...], index: tuple[int, ...] = ()) -> None:
+        """The mask of a weight, by the weight's name; those of a stack in the order of `index`."""
+        packed = self._packed.setdefault(tensor, [])
+        packed.append(np.packbits(mask))
+        self._shapes[tensor] = (len(packed), *mask.shape) if index else mask.shape
 
     def write(self, path: Path, about: Mapping[str, object], *, force: bool = False) -> None:
         """Write the file, whole or not at all; `about` goes into its metadata as text.
@@ -49,12 +51,19 @@ class MaskFile:
         part = path.with_name(path.name + ".partial")
         try:
             with part.open("wb") as file:
-                file.write(save(self._packed, metadata))
+                file.write(save({name: self._joined(name) for name in self._packed}, metadata))
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
         except OSError as error:
             raise TargetError(f"{path}: cannot be written ({error.strerror})") from None
+
+    def _joined(self, tensor: str) -> UInt8[np.ndarray, " bytes"]:
+        parts = self._packed[tensor]
+        bits = math.prod(self._shapes[tensor]) // len(parts)
+        if len(parts) == 1 or bits % 8 == 0:
+            return np.concatenate(parts)
+        return np.packbits(np.concatenate([np.unpackbits(part, count=bits) for part in parts]))
 
 
 def read_masks(path: Path) -> dict[str, Bool[np.ndarray, ...]]:

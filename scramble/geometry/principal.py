@@ -13,7 +13,7 @@ from scramble.geometry.matrices import Selection, matrices, read_ends
 from scramble.geometry.subspaces import PRINCIPAL_RANK, limited
 from scramble.updates.counts import Matched, matched
 from scramble.updates.ends import Run
-from scramble.updates.ratios import place, pool
+from scramble.updates.ratios import places_in, pool
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64
@@ -41,7 +41,7 @@ def count_masks(
         rank: of the reconstruction, limited to half the smaller side of each matrix.
         alphas: shares of a matrix that the principal and the low-magnitude mask take.
         seed: of the random mask.
-        visit: is handed every matrix's masks, by kind, for each alpha.
+        visit: is handed every matrix's masks, by kind, for each alpha; those of a stack in its order.
 
     Raises:
         SelectionError: nothing to measure.
@@ -72,7 +72,7 @@ def count_masks_together(
                     visit(name, alpha, named)
             update = matched(run.read(name, "raw"))
             found += [
-                place(name) | {"mask": kind, "alpha": alpha} | _counts(mask.reshape(-1), update)
+                run.where(name) | {"mask": kind, "alpha": alpha} | _counts(mask.reshape(-1), update)
                 for alpha, named in zip(alphas, last[1], strict=True)
                 for kind, mask in named.items()
             ]
@@ -92,7 +92,7 @@ def principal(counts: pd.DataFrame, levels: Sequence[str] = ("model", "module", 
     parts = []
     for level in levels:
         c = pool(counts, level, _KEEP)
-        found = c[["level", "layer", "module", "tensor", *_KEEP, "n"]].copy()
+        found = c[["level", *places_in(c), *_KEEP, "n"]].copy()
         found["density_mask"], found["density_update"] = c["marked"] / c["n"], c["changed"] / c["n"]
         for name, bottom in (("update", c["changed"]), ("mask", c["marked"])):
             whole = bottom.where(bottom > 0)

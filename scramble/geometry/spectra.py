@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from scramble.geometry.subspaces import (
     singular_values,
 )
 from scramble.updates.ends import Run
-from scramble.updates.ratios import LEVELS, place
+from scramble.updates.ratios import keys_of, place, places_in, with_places
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
@@ -38,6 +38,7 @@ class Spectrum:
     """One matrix of a run. Angles in degrees, ascending; singular values descending.
 
     Attributes:
+        where: its tower (where there are several), layer, module and name.
         angle_resolution: what rounding in float64 alone can turn the subspaces by, `eps sigma_1 / (sigma_k -
             sigma_{k+1})` at the worse end, in degrees. Smaller angles are not told from zero.
     """
@@ -51,6 +52,7 @@ class Spectrum:
     angles_right: Float64[np.ndarray, " rank"]
     angle_resolution: float
     bounds: Bounds
+    where: Mapping[str, object]
 
 
 def spectrum(
@@ -59,12 +61,14 @@ def spectrum(
     end: Float64[np.ndarray, "rows columns"],
     rank: int = SPECTRA_RANK,
     decomposed: Decomposition | None = None,
+    where: Mapping[str, object] | None = None,
 ) -> Spectrum:
     """Measure one matrix, in float64 by full SVDs, and check the bounds (arXiv 2511.08567, 3.2, 4.1).
 
     Args:
         rank: of the subspaces; limited to half the smaller side.
         decomposed: the start's decomposition, where it is known.
+        where: as in `Spectrum`; from the name without.
 
     Raises:
         BoundError: the figures break a theorem.
@@ -89,6 +93,7 @@ def spectrum(
         np.degrees(right),
         max(_resolution(found.values, rank) for found in (one, other)),
         bounds,
+        where or place(tensor),
     )
 
 
@@ -129,7 +134,7 @@ def measure_together(
             start, end = read_ends(run, name)
             if last is None or not np.array_equal(last[0], start):
                 last = start, decompose(start)
-            spectra_of.append(spectrum(name, start, end, rank, last[1]))
+            spectra_of.append(spectrum(name, start, end, rank, last[1], run.where(name)))
         progress(done + 1, len(names))
     return found
 
@@ -144,7 +149,7 @@ def spectra(
     `hoffman_wielandt`, `ky_fan` and `wedin` are measured over bound, at most 1; `wedin_checked` counts the
     matrices with a gap.
     """
-    rows = pd.DataFrame([place(one.tensor) | _sums(one) for one in measured])
+    rows = pd.DataFrame([dict(one.where) | _sums(one) for one in measured])
     return pd.concat([_pooled(rows, level) for level in levels], ignore_index=True)
 
 
@@ -153,7 +158,8 @@ def singular_value_curves(measured: Iterable[Spectrum]) -> pd.DataFrame:
     parts = []
     for one in measured:
         side = len(one.start)
-        part = pd.DataFrame({**place(one.tensor), "index": np.arange(1, side + 1)})
+        where = {name: value for name, value in one.where.items() if name != "role"}
+        part = pd.DataFrame({**where, "index": np.arange(1, side + 1)})
         part["sigma_start"], part["sigma_end"] = one.start, one.end
         for name, angles in (("angle_left", one.angles_left), ("angle_right", one.angles_right)):
             part[name] = np.append(angles, np.full(side - one.rank, np.nan))
@@ -181,7 +187,7 @@ def _sums(one: Spectrum) -> dict[str, object]:
 
 
 def _pooled(rows: pd.DataFrame, level: str) -> pd.DataFrame:
-    keys = ["level", *LEVELS[level]]
+    keys = ["level", *keys_of(level, rows)]
     groups = rows.assign(level=level).groupby(keys, dropna=False, sort=False)
     summed = groups[["matrices", "shift_square", "start_square", "angles", "wedin_checked"]].sum()
     summed[["angle_left_mean", "angle_right_mean"]] = groups[["angle_left_mean", "angle_right_mean"]].sum()
@@ -189,19 +195,15 @@ def _pooled(rows: pd.DataFrame, level: str) -> pd.DataFrame:
     summed["wedin_bound"] = groups["wedin_bound"].min()
     summed["update_spectral_norm"] = groups["update_spectral_norm"].max()
     found = summed.reset_index()
-    for name in ("layer", "module", "tensor"):
-        if name not in found:
-            found[name] = None
-    found["layer"] = found["layer"].astype("Int64")
     norm = found["start_square"].where(found["start_square"] > 0)
     found["nss"] = np.sqrt(found["shift_square"] / norm)
     for name in ("angle_left_mean", "angle_right_mean"):
         found[name] /= found["angles"]
-    columns = ["level", "layer", "module", "tensor", "matrices", "rank", "nss"]
+    columns = ["level", *places_in(rows), "matrices", "rank", "nss"]
     columns += ["angle_left_max", "angle_left_mean", "angle_right_max", "angle_right_mean"]
     columns += ["angle_resolution", "wedin_bound", "update_spectral_norm"]
     columns += ["weyl", "hoffman_wielandt", "ky_fan", "wedin", "wedin_checked"]
-    return found[columns].sort_values("layer", kind="stable", na_position="first", ignore_index=True)
+    return with_places(found, rows)[columns]
 
 
 def write_values(measured: Iterable[Spectrum], path: Path) -> None:

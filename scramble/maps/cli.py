@@ -21,7 +21,7 @@ from scramble.printing import (
     records,
     save_figure,
 )
-from scramble.updates.cli import ByOption, levels_of
+from scramble.updates.cli import ByOption, levels_of, said_left_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,6 +72,7 @@ def consensus(
     if write:
         refuse_existing(write, force)
     opened = [open_run(run, aligned=frame == "aligned", base=base) for run in runs]
+    left_out = said_left_out(opened)
     undone = [run.name for run in opened if run.undo]
     if frame == "aligned" and not undone:
         raise ManifestError("no START carries a scramble.json, so there is nothing to align")
@@ -81,24 +82,27 @@ def consensus(
         meta["seeds"] = ", ".join(str(run.seed) for run in opened)
     if undone:
         meta["aligned"] = ", ".join(undone)
-    drawn, maps = [], []
+    parts, maps = dict[str, dict[str, tuple[int, ...]]](), []
     if plot:
         from scramble.maps import figures
         from scramble.maps.area import area_means
 
         drawn = matrices(opened[0], chosen)
         figures.check_panels(drawn, figures.MOST_MAPS)
+        for name in drawn:
+            whole, index = opened[0].part(name)
+            parts.setdefault(whole, {})[name] = index
 
     def keep(tensor: str, masks: Bool[np.ndarray, "runs ..."]) -> None:
         if write:
             for number, mask in enumerate(masks):
                 file.add(f"{number}/{tensor}", mask)
-        if tensor in drawn:
-            high, wide = masks.shape[1:]
-            by_runs = masks.sum(axis=0, dtype="uint16")
+        for name, index in parts.get(tensor, {}).items():
+            by_runs = masks.sum(axis=0, dtype="uint16")[index]
+            high, wide = by_runs.shape
             means = area_means(by_runs, figures.cells(high), figures.cells(wide)) / len(masks)
             lines = [_heads(opened[0], tensor, dimension) for dimension in (0, 1)]
-            maps.append(figures.Map(tensor, means, (high, wide), *lines))
+            maps.append(figures.Map(name, means, (high, wide), *lines))
 
     with counter("comparing tensors", quiet) as progress:
         counts = tables.count_consensus(opened, chosen_frame, chosen, progress, keep)
@@ -108,7 +112,7 @@ def consensus(
         meta["masks"] = str(write)
     if plot:
         save_figure(figures.consensus_figure(maps, len(opened)), plot)
-    emit(records(tables.consensus(counts, levels)), meta, format, table)
+    emit(records(tables.consensus(counts, levels)), meta | left_out, format, table)
 
 
 def rates(
@@ -145,6 +149,7 @@ def rates(
     if values and (values.suffix != ".csv" or not values.parent.is_dir()):
         raise TargetError(f"{values}: profiles are written as .csv, into a folder that exists")
     opened = tables.checkpoints_of(run) if run else [open_run(text) for text in runs or ()]
+    left_out = said_left_out(opened)
     if correlate and len(opened) < 2:
         raise SelectionError("--correlate needs two checkpoints or more")
     chosen = Selection(layers, modules.split(",") if modules else (), embeddings)
@@ -159,7 +164,7 @@ def rates(
         tables.write_values(profiles, values)
     if plot:
         heads = {
-            (name, side): _heads(opened[0], name, dimension)
+            (name, side): _heads(opened[0], opened[0].part(name)[0], dimension)
             for name in drawn
             for dimension, side in enumerate(tables.SIDES)
         }
@@ -168,7 +173,8 @@ def rates(
         "start": str(opened[0].start.folder),
         "checkpoints": ", ".join(one.name for one in opened),
         "matrices": len(drawn),
-        "passed_over": len(opened[0].tensors) - len(drawn),
+        "passed_over": len(opened[0].tensors) - len({opened[0].part(name)[0] for name in drawn}),
+        **left_out,
     }
     found = tables.correlations(profiles, levels) if correlate else tables.stripe_scores(counts, levels)
     emit(records(found), meta, format, table)

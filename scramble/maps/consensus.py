@@ -17,7 +17,7 @@ from scramble.errors import MismatchError, SelectionError
 from scramble.geometry.matrices import Selection, matrices
 from scramble.updates.ends import Frame, Run, comparable
 from scramble.updates.masks import changed, magnitude_key
-from scramble.updates.ratios import place, pool
+from scramble.updates.ratios import places_in, pool
 from scramble.updates.streams import Update
 
 Progress = Callable[[int, int], None]
@@ -58,7 +58,7 @@ def count_consensus(
         chance = masks[0].size * poisson_binomial(_densities(masks)[:, None])[:, 0]
         matched = _matched(masks, keys)
         rows += [
-            place(name)
+            runs[0].where(name)
             | {"frame": frame, "runs": len(runs), "changed_by": by, "n": masks[0].size}
             | {"count": int(count[by]), "chance": chance[by], "magnitude_matched": matched[by]}
             for by in range(len(count))
@@ -71,7 +71,7 @@ def consensus(counts: pd.DataFrame, levels: Sequence[str] = ("model", "module"))
     """Shares of coordinates by the number of runs that changed them, from `count_consensus`."""
     parts = [pool(counts, level, ["frame", "runs", "changed_by"]) for level in levels]
     pooled = pd.concat(parts, ignore_index=True)
-    found = pooled[["level", "layer", "module", "tensor", "frame", "runs", "n", "changed_by"]].copy()
+    found = pooled[["level", *places_in(pooled), "frame", "runs", "n", "changed_by"]].copy()
     found["share"] = pooled["count"] / pooled["n"]
     for baseline in ("chance", "magnitude_matched"):
         found[baseline] = pooled[baseline] / pooled["n"]

@@ -25,13 +25,14 @@ class Boundary:
 
 
 def boundaries(checkpoint: Checkpoint, tensor: str, dimension: int) -> tuple[Boundary, ...]:
-    """Head boundaries of a tensor along a dimension, none where its layout names no head there.
+    """Head boundaries of a matrix, or of each of a stack, along a dimension; none where there is no head.
 
     Raises:
         UnknownFamilyError: no table describes the checkpoint.
     """
     found = checkpoint.architecture
-    return head_boundaries(found.slots()[tensor].layout, found.sizes, dimension)
+    layout = found.slots()[tensor].layout
+    return head_boundaries(layout, found.sizes, layout.stacked + dimension)
 
 
 def head_boundaries(layout: Layout, sizes: Sizes, dimension: int) -> tuple[Boundary, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -24,7 +24,7 @@ from scramble.geometry.matrices import Selection, matrices
 from scramble.maps.stripes import Stripes, expected_changes, stripes, upper_tail
 from scramble.updates.ends import Run, comparable, ends
 from scramble.updates.masks import changed, magnitude_key
-from scramble.updates.ratios import place, pool
+from scramble.updates.ratios import places_in, pool
 
 Progress = Callable[[int, int], None]
 Side = Literal["row", "column"]
@@ -39,6 +39,7 @@ class Profile:
     Attributes:
         checkpoint: the END.
         expected: the rates under `magnitude_matched`.
+        where: tower (where there are several), layer, module and name of the matrix.
     """
 
     tensor: str
@@ -46,6 +47,7 @@ class Profile:
     side: Side
     rate: Float64[np.ndarray, " lines"]
     expected: Float64[np.ndarray, " lines"]
+    where: Mapping[str, object]
 
 
 def measure(
@@ -80,8 +82,8 @@ def measure(
                 here = mask if side == "row" else mask.T
                 expected = expected_changes(held[side], moved)
                 rate, length = here.mean(axis=1), here.shape[1]
-                profiles.append(Profile(name, run.name, side, rate, expected / length))
-                where = place(name) | {"checkpoint": run.name, "side": side}
+                profiles.append(Profile(name, run.name, side, rate, expected / length, run.where(name)))
+                where = run.where(name) | {"checkpoint": run.name, "side": side}
                 rows += [
                     where | {"baseline": baseline, "n": mask.size, "changed": int(moved.sum())} | asdict(one)
                     for baseline, one in _scores(here, held[side], moved)
@@ -99,7 +101,7 @@ def stripe_scores(counts: pd.DataFrame, levels: Sequence[str] = ("model", "modul
     """
     parts = [pool(counts, level, ["checkpoint", "side", "baseline"]) for level in levels]
     c = pd.concat(parts, ignore_index=True)
-    names = ["level", "layer", "module", "tensor", "checkpoint", "side", "baseline", "lines"]
+    names = ["level", *places_in(c), "checkpoint", "side", "baseline", "lines"]
     found = c[names].copy()
     found["rate"] = c["changed"] / c["n"]
     mean = c["expected"].where(c["expected"] > 0)
@@ -132,7 +134,7 @@ def correlations(profiles: Sequence[Profile], levels: Sequence[str] = ("model", 
             ranks = [rankdata(one.rate) / len(one.rate) for one in (a, b)]
             above = [one.rate - one.expected for one in (a, b)]
             rows.append(
-                place(a.tensor)
+                dict(a.where)
                 | pair
                 | _covariances("", a.rate, b.rate)
                 | _covariances("rank_", *ranks)
@@ -143,7 +145,7 @@ def correlations(profiles: Sequence[Profile], levels: Sequence[str] = ("model", 
     counts = pd.DataFrame(rows)
     parts = [pool(counts, level, ["checkpoint_a", "checkpoint_b", "side"]) for level in levels]
     c = pd.concat(parts, ignore_index=True)
-    names = ["level", "layer", "module", "tensor", "checkpoint_a", "checkpoint_b", "side"]
+    names = ["level", *places_in(c), "checkpoint_a", "checkpoint_b", "side"]
     found = c[names].copy()
     for name, prefix in (
         ("pearson", ""),

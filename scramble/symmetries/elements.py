@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float64, Int64
 
 ElementKind = Literal["rotation", "permutation", "signed-permutation"]
-# each product would wait for one another (five times slower).
 
 
 class Element(Protocol):
@@ -77,11 +76,11 @@ class Rotation:
 
     def act(self, view: Array, names: tuple[str, ...]) -> Array:
         # One product along the longest other dimension for each position of the rest. BLAS takes strides, so
-        # nothing is transposed in memory. A dimension of one stands in where there is no other.
-        names, lengths = (*names, "one"), (*view.shape, 1)
-        rest = [name for name in names if name != self.axis and name not in self.over]
-        rest.sort(key=lambda name: lengths[names.index(name)])
-        order = [names.index(name) for name in (*self.over, *rest, self.axis)]
+        # nothing is transposed in memory. A dimension of one, the last, stands in where there is no other.
+        known = [names.index(axis) for axis in (*self.over, self.axis)]
+        rest = [at for at in range(view.ndim + 1) if at not in known]
+        rest.sort(key=lambda at: (*view.shape, 1)[at])
+        order = [*known[:-1], *rest, known[-1]]
         stack = len(self.over)
         matrices = np.expand_dims(self._transposed, tuple(range(stack, stack + len(rest) - 1)))
         image = np.empty_like(view)

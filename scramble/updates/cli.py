@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,8 +22,14 @@ from scramble.printing import (
     save_figure,
 )
 
+if TYPE_CHECKING:
+    from scramble.updates.ends import Run
+
+# Names on standard error; a result's meta has them all.
+_SHOWN = 4
+
 ByOption = Annotated[
-    str, typer.Option(help="Levels, comma-separated: model, module, layer, layer-module, tensor.")
+    str, typer.Option(help="Levels, comma-separated: model, tower, module, layer, layer-module, tensor.")
 ]
 
 EtaOption = Annotated[
@@ -70,13 +78,14 @@ def diff(
 
     levels = levels_of(by)
     opened = open_run(run)
+    left_out = said_left_out([opened])
     with counter("counting changes", quiet) as progress:
         counts = count_updates(opened, progress, eta=eta)
     if plot:
         from scramble.updates.figures import diff_figure
 
         save_figure(diff_figure(counts), plot)
-    meta = {"start": str(opened.start.folder), "end": str(opened.end.folder)} | _rule(eta)
+    meta = {"start": str(opened.start.folder), "end": str(opened.end.folder)} | _rule(eta) | left_out
     emit(records(scramble_diff(counts, levels)), meta, format, table)
 
 
@@ -120,6 +129,7 @@ def overlap(
     if not frames:
         raise SelectionError(f"--frame {frame}: raw, aligned or both")
     opened = [open_run(run, aligned="aligned" in frames, base=base) for run in runs]
+    left_out = said_left_out(opened)
     undone = [run.name for run in opened if run.undo]
     if frame == "aligned" and not undone:
         raise ManifestError("no START carries a scramble.json, so there is nothing to align")
@@ -139,8 +149,22 @@ def overlap(
         "runs": len(opened),
         "aligned": ", ".join(undone) or "none: no START carries a scramble.json",
         "updates_from_bf16_ends": ", ".join(bf16) or "none",
-    } | _rule(eta)
+        **_rule(eta),
+        **left_out,
+    }
     emit(records(found), meta, format, table, details=DETAILS)
+
+
+def said_left_out(runs: Sequence[Run]) -> dict[str, str]:
+    """What is no weight or is not read, named: for a result's meta, and as one line on standard error."""
+    out = {name: why for run in runs for end in (run.start, run.end) for name, why in end.left_out.items()}
+    if not out:
+        return {}
+    told = "; ".join(f"{name} ({why})" for name, why in sorted(out.items()))
+    shown = [f"{name} ({why})" for name, why in sorted(out.items())[:_SHOWN]]
+    more = f" and {len(out) - _SHOWN} more" if len(out) > _SHOWN else ""
+    print(f"scramble: left out, {len(out)} tensors: {'; '.join(shown)}{more}", file=sys.stderr)
+    return {"left_out": told}
 
 
 def _rule(eta: float) -> dict[str, str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +20,7 @@ from scramble.families.tie import stated
 from scramble.manifest import check_scrambled, check_source, is_scrambled, read_manifest
 from scramble.symmetries import act
 from scramble.updates.masks import bf16_words, float32_values
+from scramble.updates.places import Places
 from scramble.updates.streams import FileStream, Update
 
 Frame = Literal["raw", "aligned"]
@@ -44,6 +47,21 @@ class Run:
     base: Checkpoint | None = None
     placebos: tuple[Actions, ...] = ()
 
+    @cached_property
+    def _places(self) -> Places:
+        return Places(self.start.tensors)
+
+    def where(self, name: str) -> dict[str, object]:
+        """Tower (where there are several), layer, module, name and role of a tensor, or of one of a stack."""
+        return self._places(name) | {"role": self.start.roles[self.part(name)[0]]}
+
+    def part(self, name: str) -> tuple[str, tuple[int, ...]]:
+        """The stored tensor and the index in it that a name means: `NAME[3]` is the fourth of a stack."""
+        found = re.fullmatch(r"(.+)\[(\d+)\]", name)
+        if found is None or name in self.start.tensors:
+            return name, ()
+        return found[1], (int(found[2]),)
+
     @property
     def tensors(self) -> list[str]:
         """Names of the weights to count, tied ones once."""
@@ -54,18 +72,20 @@ class Run:
         return FileStream(self.start.tensors[name], self.end.tensors[name])
 
     def read(self, name: str, frame: Frame, placebo: int | None = None) -> Update:
-        """One tensor. In the aligned frame the update is mapped back and added to the base, then rounded.
+        """One tensor, or one of a stack (`part`).
 
-        Permutations are exact in every dtype. A rotation needs float32 ends.
+        In the aligned frame the update is mapped back and added to the base, then rounded. Permutations are
+        exact in every dtype. A rotation needs float32 ends.
 
         Args:
             placebo: map the update back by this one of the wrong elements.
         """
+        name, index = self.part(name)
         undo = self.undo if placebo is None else self.placebos[placebo]
         aligned = frame == "aligned" and name in undo and self.base is not None
         there = undo[name].source if aligned else name
         start_storage, end_storage = self.start.storage(there), self.end.storage(there)
-        start, end = self.start.words(there), self.end.words(there)
+        start, end = self.start.words(there)[index], self.end.words(there)[index]
         before = float32_values(start, start_storage)
         with np.errstate(invalid="ignore", over="ignore"):
             delta = float32_values(end, end_storage) - before
@@ -162,6 +182,14 @@ def _same_names(start: Checkpoint, end: Checkpoint) -> None:
     said = [stated(one.config) for one in (start, end)]
     if (None not in said and said[0] != said[1]) or (lost and {*lost} <= {*start.tied, *end.tied}):
         raise MismatchError(f"{start.folder} and {end.folder}: only one ties its head to the embedding")
+    for whole, part in ((start, end), (end, start)):
+        if unlike := [name for name in whole.parameters if name in part.left_out]:
+            why = part.left_out[unlike[0]]
+            raise MismatchError(f"'{unlike[0]}' is {why} in {part.folder} and a weight in {whole.folder}")
+    if not start.parameters:
+        raise MismatchError(
+            f"{start.folder}: no weights stored as plain floats, so there is nothing to compare"
+        )
     if lost:
         raise MismatchError(f"{start.folder} and {end.folder}: '{lost[0]}' is in only one of them")
     for name in start.parameters:

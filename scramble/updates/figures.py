@@ -20,6 +20,7 @@ _PARTS = ("rounding", "magnitude", "row_column", "coordinate")
 
 def diff_figure(counts: pd.DataFrame) -> Figure:
     """Share of weights that changed, by layer for each module, and by module (table 1 gives the model's)."""
+    counts = _named(counts)
     layered = diff(counts, ["layer-module"]).dropna(subset=["layer"])
     moduled = diff(counts, ["module"])
     modules = sorted(set(moduled["module"]))
@@ -45,7 +46,7 @@ def overlap_figure(counts: pd.DataFrame) -> Figure:
     are in the matrix only, if there are others.
     """
     pairs = overlap(_inside(counts), ["model"])
-    counts = _two_seeds(counts)
+    counts = _named(_two_seeds(counts))
     frames = list(dict.fromkeys(counts["frame"]))
     runs = list(dict.fromkeys([*counts["run_a"], *counts["run_b"]]))
     inside = _inside(counts)
@@ -75,7 +76,7 @@ def decomposition_figure(counts: pd.DataFrame) -> Figure:
 
     From `count_pairs(..., row_column=True)`; means over pairs. A part below zero is drawn below zero.
     """
-    counts = _two_seeds(counts)
+    counts = _named(_two_seeds(counts))
     frames = list(dict.fromkeys(counts["frame"]))
     inside = _inside(counts)
     tables = [
@@ -94,9 +95,20 @@ def decomposition_figure(counts: pd.DataFrame) -> Figure:
     return figure
 
 
+def _named(counts: pd.DataFrame) -> pd.DataFrame:
+    """Modules with their tower's name in front, where there are several: a line or a bar each."""
+    if "tower" not in counts:
+        return counts
+    front = counts["tower"].map(lambda tower: "" if pd.isna(tower) else f"{tower}: ")
+    return counts.assign(module=front + counts["module"])
+
+
 def _inside(counts: pd.DataFrame) -> pd.DataFrame:
-    """Weights in the layers; all, where there are none."""
+    """Weights in the layers, of the largest tower where there are several; all, where there are none."""
     inside = counts[counts["layer"].notna()]
+    if "tower" in inside and len(inside):
+        largest = inside.groupby("tower", dropna=False)["n"].sum().idxmax()
+        inside = inside[inside["tower"].isna() if pd.isna(largest) else inside["tower"] == largest]
     return inside if len(inside) else counts
 
 

@@ -13,13 +13,16 @@ NORMAL_95 = 1.96
 ENOUGH_ERRORS = 5.0
 """Standard errors by which an overlap must exceed chance before anything is called a share of the excess."""
 _SHARE = (-0.1, 1.1)
-LEVELS: dict[str, list[str]] = {
+PLACES = ("tower", "layer", "module", "tensor")
+_LEVELS: dict[str, list[str]] = {
     "model": [],
-    "module": ["module"],
-    "layer": ["layer"],
-    "layer-module": ["layer", "module"],
-    "tensor": ["layer", "module", "tensor"],
+    "tower": ["tower"],
+    "module": ["tower", "module"],
+    "layer": ["tower", "layer"],
+    "layer-module": ["tower", "layer", "module"],
+    "tensor": ["tower", "layer", "module", "tensor"],
 }
+LEVELS = tuple(_LEVELS)
 
 
 def place(tensor: str) -> dict[str, object]:
@@ -29,36 +32,55 @@ def place(tensor: str) -> dict[str, object]:
     {'layer': 3, 'module': 'q_proj', 'tensor': 'model.layers.3.self_attn.q_proj.bias'}
     >>> place("model.layers.3.mlp.experts.down_proj_bias")["module"]
     'down_proj'
+    >>> place("model.layers.3.mlp.experts.down_proj[7]")["module"]
+    'down_proj'
     """
     found = re.search(r"\.(\d+)\.", tensor)
-    parts = [part for part in tensor.split(".") if not part.isdigit()] or [tensor]
+    whole = re.sub(r"\[\d+\]$", "", tensor)
+    parts = [part for part in whole.split(".") if not part.isdigit()] or [whole]
     if len(parts) > 1 and parts[-1] in ("weight", "bias"):
         parts.pop()
     module = parts[-1].removesuffix("_bias")
     return {"layer": int(found.group(1)) if found else None, "module": module, "tensor": tensor}
 
 
+def keys_of(level: str, rows: pd.DataFrame) -> list[str]:
+    """The columns that a level has a row for each value of; towers only where the model has several."""
+    return [name for name in _LEVELS[level] if name in rows or name != "tower"]
+
+
+def with_places(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """A table made of `rows`, with the places that its level sums over left empty, in layers' order."""
+    for name in places_in(rows):
+        if name not in table:
+            table[name] = None
+    table["layer"] = table["layer"].astype("Int64")
+    return table.sort_values("layer", kind="stable", na_position="first", ignore_index=True)
+
+
+def places_in(rows: pd.DataFrame) -> list[str]:
+    """Names of the columns that say where a row's tensors stand."""
+    return [name for name in PLACES if name in rows or name != "tower"]
+
+
 def pool(counts: pd.DataFrame, level: str, keep: Sequence[str]) -> pd.DataFrame:
     """Sum counts over the tensors of each model, module, layer or (layer, module).
 
     Args:
-        counts: one row a tensor, with the columns of `place`, the `keep` columns, and counts.
+        counts: one row a tensor, with the columns of `place`, `tower` and `role` where there are any, the
+            `keep` columns, and counts.
         keep: columns that are never summed over (the pair, the frame).
     """
-    keys = ["level", *LEVELS[level], *keep]
-    numbers = [name for name in counts if name not in ("layer", "module", "tensor", *keep)]
+    keys = ["level", *keys_of(level, counts), *keep]
+    numbers = [name for name in counts if name not in (*PLACES, "role", *keep)]
     labelled = counts.assign(level=level)
     summed = labelled.groupby(keys, dropna=False, sort=False)[numbers].sum(skipna=False).reset_index()
-    for name in ("layer", "module", "tensor"):
-        if name not in summed:
-            summed[name] = None
-    summed["layer"] = summed["layer"].astype("Int64")
-    return summed.sort_values("layer", kind="stable", na_position="first", ignore_index=True)
+    return with_places(summed, counts)
 
 
 def update_ratios(counts: pd.DataFrame) -> pd.DataFrame:
     """Sparsity, and the update's norm relative to the weights'."""
-    found = counts[["level", "layer", "module", "tensor", "n", "changed"]].copy()
+    found = counts[["level", *places_in(counts), "n", "changed"]].copy()
     found["sparsity"] = 1 - counts["changed"] / counts["n"]
     found["relative_update_norm"] = np.sqrt(_ratio(counts["update_square"], counts["start_square"]))
     found["non_finite"] = counts["non_finite"]
@@ -73,7 +95,7 @@ def pair_ratios(counts: pd.DataFrame) -> pd.DataFrame:
     changed, a ratio does not exist and is NaN.
     """
     c = counts
-    found = c[["level", "layer", "module", "tensor", "run_a", "run_b", "same_seed", "frame", "n"]].copy()
+    found = c[["level", *places_in(c), "run_a", "run_b", "same_seed", "frame", "n"]].copy()
     total = c["changed_a"] + c["changed_b"]
     found["density_a"], found["density_b"] = c["changed_a"] / c["n"], c["changed_b"] / c["n"]
     found["jaccard"] = _ratio(c["both"], total - c["both"])
@@ -117,7 +139,7 @@ def decomposition(counts: pd.DataFrame) -> pd.DataFrame:
     where updates of neighbours are correlated, for which see `scramble.updates.resampling`.
     """
     c = counts
-    found = c[["level", "layer", "module", "tensor", "run_a", "run_b", "same_seed", "frame", "n"]].copy()
+    found = c[["level", *places_in(c), "run_a", "run_b", "same_seed", "frame", "n"]].copy()
     found["above_chance"] = c["both"] - c["chance"]
     known = c["rounding_only"].notna()
     found["rounding"] = c["rounding_only"] - c["chance"]

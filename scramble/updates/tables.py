@@ -16,24 +16,12 @@ from scramble.updates.coordinate import FittedRun, row_column_counts
 from scramble.updates.counts import fitted, pair_counts, update_counts
 from scramble.updates.ends import FRAMES, PLACEBO, Frame, Run, comparable
 from scramble.updates.joint import MOST_RUNS, count, threads
-from scramble.updates.ratios import decomposition, pair_ratios, place, pool, update_ratios
+from scramble.updates.ratios import decomposition, pair_ratios, places_in, pool, update_ratios
 from scramble.updates.resampling import resampled
 from scramble.updates.streams import ArrayStream, Update
 
 Progress = Callable[[int, int], None]
 PAIR = ["run_a", "run_b", "same_seed", "frame"]
-EMBEDDINGS = {
-    "embed_tokens",
-    "lm_head",
-    "wte",
-    "wpe",
-    "embed_in",
-    "embed_out",
-    "embed_positions",
-    "word_embeddings",
-}
-
-NORMS = r"norm|^ln_"
 _BOUND = re.compile("_(low|high)$")
 
 
@@ -48,7 +36,7 @@ def count_updates(
     rows: list[dict[str, object]] = []
     with ThreadPoolExecutor(threads()) as pool:
         for name in run.tensors:
-            rows.append(place(name) | asdict(update_counts(count([run.stream(name)], pool, eta=eta))))
+            rows.append(run.where(name) | asdict(update_counts(count([run.stream(name)], pool, eta=eta))))
             progress(len(rows), len(run.tensors))
     return pd.DataFrame(rows)
 
@@ -104,7 +92,7 @@ def count_pairs(
                     joint = count(streams, pool, eta=eta, one_start=aligned)
                     for a, b in combinations(range(len(batch)), 2):
                         left, right = batch[a], batch[b]
-                        row = place(name) | _pair(runs[left], runs[right], label)
+                        row = runs[0].where(name) | _pair(runs[left], runs[right], label)
                         row |= asdict(pair_counts(joint, a, b))
                         if fits:
                             row |= asdict(row_column_counts(fits[left], fits[right]))
@@ -142,7 +130,7 @@ def mean_pairs(table: pd.DataFrame) -> pd.DataFrame:
     there are. Where there are four runs or more, `jaccard` or `coordinate_share` has a 95 % interval from
     leaving out run by run (`scramble.updates.resampling`); those of independent weights are left out.
     """
-    keys = ["level", "layer", "module", "tensor", "frame", "same_seed"]
+    keys = ["level", *places_in(table), "frame", "same_seed"]
     figures = [
         name for name in table if name not in (*keys, "run_a", "run_b", "n") and not _BOUND.search(name)
     ]
@@ -165,9 +153,9 @@ def _pooled(counts: pd.DataFrame, levels: Sequence[str], keep: Sequence[str]) ->
     for level in levels:
         parts.append(pool(counts, level, keep))
         if level == "model":
-            inner = counts[~counts["module"].isin(EMBEDDINGS)]
+            inner = counts[counts["role"] != "embedding"]
             parts.append(pool(inner, level, keep).assign(level="model without embeddings"))
-            matrices = inner[~inner["module"].str.contains(NORMS)]
+            matrices = inner[inner["role"] != "norm"]
             parts.append(pool(matrices, level, keep).assign(level="model without embeddings and norms"))
     return [part for part in parts if len(part)]
 

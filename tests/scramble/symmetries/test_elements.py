@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from scipy.stats import kstest, ortho_group
 
 from scramble.axes import parse
+from scramble.checkpoints import STORAGES
 from scramble.families import architecture
 from scramble.symmetries import SYMMETRIES, Element, Permutation, Rotation, SignedPermutation, act, symmetry
 from scramble.symmetries.draws import generator
 from scramble.symmetries.orthogonal import haar, power
+from scramble.transform import rounded
 from tests.models import Tiny
 
 SIZES = {"kv_head": 3, "group": 2, "qk": 4, "v": 5, "hidden": 7}
@@ -70,6 +72,29 @@ def test_signs_flip_the_sign_bit_of_stored_words(seed: int, text: str) -> None:
     expected = act(storage.decode(words), layout, SIZES, [signed(seed)])
     assert (storage.decode(moved) == expected).all()
     assert (act(moved, layout, SIZES, [signed(seed).inverse()]) == words).all()
+
+
+NAMES = st.sampled_from(["one", "block", "rest", "a", "part", "rows", "x"])
+
+
+@given(st.data(), st.lists(NAMES, min_size=1, max_size=4, unique=True))
+def test_what_an_axis_is_called_plays_no_part(data: st.DataObject, axes: list[str]) -> None:
+    sizes = {name: data.draw(st.integers(1, 4), name) for name in axes}
+    axis, over = axes[0], tuple(axes[1 : 1 + data.draw(st.integers(0, len(axes) - 1))])
+    rng = np.random.default_rng(len(axes))
+    shape = tuple(sizes[name] for name in over)
+    matrices = np.array([haar(sizes[axis], rng) for _ in range(int(np.prod(shape)))])
+    rotation = Rotation(axis, over, matrices.reshape(*shape, sizes[axis], sizes[axis]))
+    layout = parse(" ".join(data.draw(st.permutations(axes))))
+    x = rng.standard_normal(layout.shape(sizes))
+    letters = dict(zip(axes, "abcd", strict=False))
+    here = "".join(letters[name] for name in layout.text.split())
+    stack, own = "".join(letters[name] for name in over), letters[axis]
+    expected = np.einsum(f"{stack}z{own},{here}->{here.replace(own, 'z')}", rotation.data, x)
+    np.testing.assert_allclose(act(x, layout, sizes, [rotation]), expected, atol=1e-13)
+    storage = STORAGES["F64"]
+    words, _ = rounded("x", storage.encode(x), storage, layout, sizes, [rotation])
+    np.testing.assert_allclose(words, expected, atol=1e-13)
 
 
 @given(st.integers(0, 1000), st.sampled_from([2, 3, 6, 8]), st.floats(0, 1), st.floats(0, 1))

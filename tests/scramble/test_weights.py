@@ -1,0 +1,419 @@
+"""What of a checkpoint is a weight, of which kind, and where it stands: towers, buffers, experts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+from scramble.checkpoints import open_checkpoint
+from scramble.errors import ScrambleError
+from scramble.geometry.mask_file import read_masks
+from scramble.geometry.matrices import Selection, matrices
+from scramble.updates.ends import ends
+from tests.conftest import Command
+from tests.models import FAMILIES, Tiny, edit_config, weights
+from tests.scramble.updates.test_tables import train
+
+Tensors = dict[str, torch.Tensor]
+
+
+def folder(path: Path, tensors: Tensors, **config: Any) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: value.contiguous() for name, value in tensors.items()},
+        path / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def moved(start: Path, end: Path, share: dict[str, float], seed: int = 0) -> Path:
+    """An end where, of the tensors whose names hold a key, a share of the weights changed; others did not."""
+    tensors, generator = weights(start), torch.Generator().manual_seed(seed)
+    for name, value in tensors.items():
+        for key, part in share.items():
+            if key in name and value.is_floating_point() and value.ndim:
+                count = round(part * value.numel())
+                at = torch.randperm(value.numel(), generator=generator)[:count]
+                value.view(-1)[at] += 1
+    return folder(end, tensors, **json.loads((start / "config.json").read_text()))
+
+
+LAYER = {"self_attn.q_proj.weight": (6, 6), "mlp.fc1.weight": (10, 6), "norm1.weight": (6,)}
+# Text model, vision tower, and what stands beside them, as hubs hold them.
+MULTIMODAL = {
+    "llava, before transformers 5": (
+        "language_model.model.layers.{}.",
+        "vision_tower.vision_model.encoder.layers.{}.",
+        ("language_model", "vision_tower"),
+        {
+            "language_model.model.embed_tokens.weight": (11, 6),
+            "multi_modal_projector.linear_1.weight": (6, 6),
+        },
+    ),
+    "llava": (
+        "model.language_model.layers.{}.",
+        "model.vision_tower.encoder.layers.{}.",
+        ("language_model", "vision_tower"),
+        {"lm_head.weight": (11, 6), "model.multi_modal_projector.linear_1.weight": (6, 6)},
+    ),
+    "qwen2_vl": (
+        "model.layers.{}.",
+        "visual.blocks.{}.",
+        ("model", "visual"),
+        {"visual.merger.mlp.0.weight": (6, 6), "visual.patch_embed.proj.weight": (6, 3, 2, 2)},
+    ),
+    "qwen3_vl": (
+        "model.language_model.layers.{}.",
+        "model.visual.blocks.{}.",
+        ("language_model", "visual"),
+        {
+            "model.visual.deepstack_merger_list.0.linear_fc1.weight": (6, 6),
+            "model.visual.pos_embed.weight": (9, 6),
+        },
+    ),
+    "an encoder-decoder": (
+        "decoder.block.{}.",
+        "encoder.block.{}.",
+        ("decoder", "encoder"),
+        {"shared.weight": (11, 6), "decoder.final_layer_norm.weight": (6,)},
+    ),
+    "audio": (
+        "thinker.model.layers.{}.",
+        "thinker.audio_tower.layers.{}.",
+        ("model", "audio_tower"),
+        {"thinker.lm_head.weight": (11, 6), "thinker.audio_tower.conv1.weight": (6, 3, 3)},
+    ),
+}
+
+
+def multimodal(path: Path, layout: str) -> Path:
+    text, vision, _, beside = MULTIMODAL[layout]
+    generator = torch.Generator().manual_seed(0)
+    shapes = dict(beside)
+    for prefix, layers in ((text, 3), (vision, 2)):
+        shapes |= {
+            prefix.format(layer) + name: shape for layer in range(layers) for name, shape in LAYER.items()
+        }
+    tensors = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    return folder(path, tensors, model_type="something-new")
+
+
+@pytest.mark.parametrize("layout", MULTIMODAL)
+def test_layers_of_a_tower_are_its_own(layout: str, tmp_path: Path, command: Command) -> None:
+    start = multimodal(tmp_path / "start", layout)
+    _, vision, (text_tower, vision_tower), _ = MULTIMODAL[layout]
+    end = moved(start, tmp_path / "end", {vision.format(0): 0.5})
+    levels = "layer,module,layer-module,tower,tensor"
+    rows = command("diff", f"{start}:{end}", "--by", levels, "--format", "json").json["rows"]
+    size = sum(int(np.prod(shape)) for shape in LAYER.values())
+    layers = {(row["tower"], row["layer"]): row for row in rows if row["level"] == "layer"}
+    assert {(text_tower, layer) for layer in range(3)} | {(vision_tower, layer) for layer in range(2)} <= set(
+        layers
+    )
+    for layer in range(3):
+        assert (layers[text_tower, layer]["n"], layers[text_tower, layer]["changed"]) == (size, 0)
+    assert layers[vision_tower, 0]["n"] == size
+    assert layers[vision_tower, 0]["sparsity"] == pytest.approx(0.5)
+    assert layers[vision_tower, 1]["changed"] == 0
+    modules = {(row["tower"], row["module"]): row for row in rows if row["level"] == "module"}
+    assert modules[text_tower, "q_proj"]["n"] == 3 * 36
+    assert modules[vision_tower, "q_proj"]["n"] == 2 * 36
+    total = sum(value.numel() for value in weights(start).values())
+    for level in levels.split(","):
+        assert sum(row["n"] for row in rows if row["level"] == level) == total, level
+
+
+def test_towers_stand_in_every_table_and_figure(tmp_path: Path, command: Command) -> None:
+    start = multimodal(tmp_path / "start", "llava")
+    run, other = (f"{start}:{moved(start, tmp_path / f'end{seed}', {'': 0.5}, seed)}" for seed in (0, 1))
+    for arguments in (
+        ("diff", run, "--plot", tmp_path / "a.svg"),
+        ("overlap", run, other, "--plot", tmp_path / "b.svg"),
+        ("overlap", run, other, "--mean"),
+        ("overlap", run, other, "--decompose", "--plot", tmp_path / "c.svg"),
+        ("spectra", run, "--plot", tmp_path / "d.svg"),
+        ("principal", run, "--plot", tmp_path / "e.svg"),
+        ("consensus", run, other, "--plot", tmp_path / "f.svg"),
+        ("rates", run, other, "--plot", tmp_path / "g.svg"),
+        ("rates", run, other, "--correlate"),
+    ):
+        found = command(*arguments, "--by", "module", "--format", "json")
+        assert found.code == 0, found.err
+        rows = [row for row in found.json["rows"] if row["module"] == "fc1"]
+        assert {row["tower"] for row in rows} == {"language_model", "vision_tower"}, arguments
+        assert len({json.dumps(row) for row in rows}) == len(rows)
+
+
+def test_a_real_multimodal_model_counts_its_parameters(tmp_path: Path, command: Command) -> None:
+    text = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 2, "vocab_size": 31}
+    vision = {"model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 20}
+    vision |= {"num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
+    config = AutoConfig.for_model("llava", text_config=text, vision_config=vision, image_token_index=30)
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    model.save_pretrained(tmp_path / "start")
+    end = moved(tmp_path / "start", tmp_path / "end", {"vision_tower": 1.0})
+    rows = command("diff", f"{tmp_path / 'start'}:{end}", "--by", "model,tower", "--format", "json").json[
+        "rows"
+    ]
+    assert rows[0]["n"] == model.num_parameters()
+    changed = {row["tower"]: row["changed"] for row in rows if row["level"] == "tower"}
+    assert [tower for tower, count in changed.items() if count] == ["vision_tower"]
+
+
+PATHS = st.lists(st.sampled_from(["a", "b", "layers", "x"]), min_size=1, max_size=3).map(".".join)
+
+
+@given(st.lists(st.tuples(PATHS, st.integers(0, 2), PATHS), min_size=1))
+def test_two_layers_share_a_place_only_where_they_are_one(parts: list[tuple[str, int, str]]) -> None:
+    from scramble.updates.places import Places
+
+    names = {f"{stack}.{layer}.{rest}.weight": (stack, layer) for stack, layer, rest in parts}
+    places = Places([*names, "lm_head.weight", "a.mlp.0.weight"])
+    found: dict[tuple[object, object], set[tuple[str, int]]] = {}
+    for name, layer in names.items():
+        where = places(name)
+        assert where["layer"] == layer[1]
+        found.setdefault((where.get("tower"), where["layer"]), set()).add(layer)
+    assert all(len(layers) == 1 for layers in found.values())
+    assert ("tower" in places("lm_head.weight")) == (len({stack for stack, _ in names.values()}) > 1)
+
+
+def gptj(path: Path, mask: torch.dtype) -> tuple[Path, int]:
+    """GPT-J as old conversions hold it: a causal mask and a constant a layer, and indices of positions."""
+    config = AutoConfig.for_model(
+        "gptj", n_embd=16, n_layer=2, n_head=2, rotary_dim=4, n_positions=64, vocab_size=31
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.save_pretrained(path)
+    tensors = weights(path)
+    for layer in range(2):
+        tensors[f"transformer.h.{layer}.attn.bias"] = torch.ones(64, 64).tril().view(1, 1, 64, 64).to(mask)
+        tensors[f"transformer.h.{layer}.attn.masked_bias"] = torch.tensor(-1e9)
+        tensors[f"transformer.h.{layer}.attn.embed_positions"] = torch.rand(64, 4)
+    tensors["transformer.position_ids"] = torch.arange(64)
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    return path, model.num_parameters()
+
+
+@pytest.mark.parametrize("mask", [torch.float32, torch.bool, torch.uint8])
+def test_masks_and_integers_of_a_family_without_a_table_are_named_and_left_out(
+    mask: torch.dtype, tmp_path: Path, command: Command
+) -> None:
+    start, count = gptj(tmp_path / "start", mask)
+    end = folder(tmp_path / "end", {}, **json.loads((start / "config.json").read_text()))
+    tensors = weights(start)
+    learnt = {
+        n: v + (v.is_floating_point() and "bias" not in n and "positions" not in n)
+        for n, v in tensors.items()
+    }
+    save_file(learnt, end / "model.safetensors", metadata={"format": "pt"})
+    for names in (weights(start), {n: v for n, v in tensors.items() if "attn.bias" not in n}):
+        save_file(names, start / "model.safetensors", metadata={"format": "pt"})
+        found = command("diff", f"{start}:{end}", "--by", "model", "--format", "json")
+        assert found.code == 0, found.err
+        assert found.json["rows"][0]["n"] == count
+        told = found.json["meta"]["left_out"]
+        assert all(
+            name in told
+            for name in ("h.0.attn.bias", "h.1.attn.masked_bias", "embed_positions", "position_ids")
+        )
+        assert (found.err.count("\n"), found.err.startswith("scramble: left out, 7 tensors: ")) == (1, True)
+    assert "lm_head.bias" in open_checkpoint(start).parameters
+
+
+def test_what_is_stored_in_a_quantised_format_is_named_and_left_out(tmp_path: Path, command: Command) -> None:
+    generator = torch.Generator().manual_seed(0)
+    plain = {"model.layers.0.norm.weight": torch.rand(6), "model.layers.0.mlp.bias": torch.rand(6)}
+    held = plain | {
+        "model.layers.0.a.weight": torch.randn(6, 6, generator=generator).to(torch.float8_e4m3fn),
+        "model.layers.0.a.weight_scale_inv": torch.ones(1, 1),
+        "model.layers.0.b.qweight": torch.ones(6, 6, dtype=torch.int32),
+        "model.layers.0.b.scales": torch.ones(6, 1),
+        "model.layers.0.b.g_idx": torch.arange(6),
+        "model.layers.0.c.weight": torch.ones(6, dtype=torch.uint8),
+        "model.layers.0.c.weight.absmax": torch.ones(2),
+        "model.layers.0.layer_scale": torch.ones(6),
+    }
+    start = folder(tmp_path / "start", held, model_type="something-new")
+    found = command("diff", f"{start}:{start}", "--by", "tensor", "--format", "json")
+    assert found.code == 0, found.err
+    assert {row["tensor"] for row in found.json["rows"]} == {*plain, "model.layers.0.layer_scale"}
+    assert "model.layers.0.a.weight (stored as F8_E4M3)" in found.json["meta"]["left_out"]
+    assert found.err.count("\n") == 1
+
+
+def test_a_tensor_that_only_one_end_quantises_is_refused(tmp_path: Path, command: Command) -> None:
+    tensors = {"model.layers.0.a.weight": torch.randn(6, 6), "model.norm.weight": torch.ones(6)}
+    start = folder(tmp_path / "start", tensors, model_type="something-new")
+    tensors["model.layers.0.a.weight"] = tensors["model.layers.0.a.weight"].to(torch.float8_e4m3fn)
+    end = folder(tmp_path / "end", tensors, model_type="something-new")
+    for text in (f"{start}:{end}", f"{end}:{start}"):
+        found = command("diff", text)
+        assert (found.code, found.out, found.err.count("\n")) == (2, "", 1)
+        assert f"'model.layers.0.a.weight' is stored as F8_E4M3 in {end}" in found.err
+
+
+def test_nothing_to_count_is_refused(tmp_path: Path, command: Command) -> None:
+    start = folder(tmp_path / "a", {"w": torch.ones(2, dtype=torch.int64)}, model_type="something-new")
+    found = command("diff", f"{start}:{start}")
+    assert (found.code, found.out, found.err.count("\n")) == (2, "", 1)
+    assert "no weights stored as plain floats" in found.err
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_roles_of_a_table_are_those_of_transformers_modules(family: str, tmp_path: Path) -> None:
+    """Norms, embeddings and linear maps, as the modules of transformers' own class say."""
+    for switched in (False, True):
+        tiny = Tiny(family, 2, 2, 8, layers=2, switched=switched)
+        start = tiny.save(tmp_path / str(switched), torch.bfloat16)
+        model, checkpoint = tiny.build(), open_checkpoint(start)
+        head = model.get_output_embeddings()
+        for name, module in model.named_modules():
+            kind = "norm" if "Norm" in type(module).__name__ else None
+            kind = "embedding" if isinstance(module, torch.nn.Embedding) or module is head else kind
+            kind = kind or ("matrix" if type(module).__name__ in ("Linear", "Conv1D") else None)
+            if kind and f"{name}.weight" in checkpoint.tensors:
+                assert checkpoint.roles[f"{name}.weight"] == kind, name
+            if kind in ("norm", "embedding") and f"{name}.bias" in checkpoint.tensors:
+                assert checkpoint.roles[f"{name}.bias"] == kind, name
+            if kind == "matrix" and f"{name}.bias" in checkpoint.tensors:
+                assert checkpoint.roles[f"{name}.bias"] == "bias", name
+
+
+@pytest.fixture
+def oss(tmp_path: Path) -> tuple[Path, Path]:
+    start = Tiny("gpt_oss", 2, 1, 6, layers=2, seed=1).save(tmp_path / "oss", torch.bfloat16)
+    return start, train(start, tmp_path / "oss-end", 0, torch.bfloat16)
+
+
+def test_experts_of_gpt_oss_are_matrices_one_by_one(oss: tuple[Path, Path], command: Command) -> None:
+    start, end = oss
+    old, new = weights(start), weights(end)
+    arguments = ("spectra", f"{start}:{end}", "--rank", 3, "--format", "json", "--by")
+    rows = command(*arguments, "tensor").json["rows"]
+    found = {row["tensor"]: row for row in rows}
+    stacks = [name for name, value in old.items() if value.ndim == 3]
+    assert len(stacks) == 4
+    for name in stacks:
+        for expert in range(4):
+            before, after = (tensors[name][expert].double().numpy() for tensors in (old, new))
+            s, s2 = (np.linalg.svd(one, compute_uv=False) for one in (before, after))
+            row = found.pop(f"{name}[{expert}]")
+            assert row["nss"] == pytest.approx(np.linalg.norm(s2 - s) / np.linalg.norm(s), rel=1e-9)
+            assert row["layer"] == int(name.split(".")[2])
+    flat = {
+        n
+        for n, v in old.items()
+        if v.ndim == 2 and "bias" not in n and "embed" not in n and "lm_head" not in n
+    }
+    assert set(found) == flat
+    modules = {row["module"]: row["matrices"] for row in command(*arguments, "module").json["rows"]}
+    assert (modules["gate_up_proj"], modules["down_proj"], modules["router"]) == (8, 8, 2)
+
+
+def test_masks_of_experts_are_those_of_their_matrices(
+    oss: tuple[Path, Path], tmp_path: Path, command: Command
+) -> None:
+    from runs.masks import Geometric
+    from scramble.geometry.masks import all_masks
+
+    start, end = oss
+    target = tmp_path / "masks.safetensors"
+    done = command("principal", f"{start}:{end}", "--rank", 2, "--write", target, "--mask", "principal")
+    assert done.code == 0, done.err
+    written = read_masks(target)
+    computed = Geometric(kind="principal", rank=2).masks(open_checkpoint(start))
+    assert written.keys() == computed.keys()
+    for name, mask in written.items():
+        value = weights(start)[name].double().numpy()
+        assert mask.shape == value.shape
+        np.testing.assert_array_equal(mask, computed[name])
+        for at, matrix in enumerate(value) if value.ndim == 3 else ():
+            np.testing.assert_array_equal(mask[at], all_masks(matrix, 2, [0.5], 0, "x")[0]["principal"])
+    assert {name for name in written if "experts" in name} == {
+        n for n, v in weights(start).items() if v.ndim == 3
+    }
+
+
+def test_maps_and_rates_take_experts_one_by_one(
+    oss: tuple[Path, Path], tmp_path: Path, command: Command
+) -> None:
+    start, end = oss
+    other = train(start, tmp_path / "other", 1, torch.bfloat16)
+    chosen = ("--modules", "down_proj", "--layers", 0, "--plot", tmp_path / "maps.svg", "--format", "json")
+    rates = command("rates", f"{start}:{end}", *chosen, "--by", "tensor")
+    assert rates.code == 0, rates.err
+    assert {row["tensor"] for row in rates.json["rows"]} == {
+        f"model.layers.0.mlp.experts.down_proj[{expert}]" for expert in range(4)
+    }
+    assert rates.json["meta"]["matrices"] == 4
+    found = command("consensus", f"{start}:{end}", f"{start}:{other}", *chosen)
+    assert found.code == 0, found.err
+
+
+def test_further_heads_of_deepseek_are_no_matrices_of_a_layer(tmp_path: Path) -> None:
+    from tests.scramble.test_layouts_on_disk import further
+
+    base = further(tmp_path)
+    run = ends(base, base)
+    outer = {"shared_head.head.weight", "embed_tokens.weight"}
+    assert outer <= {name.removeprefix("model.layers.2.") for name in run.tensors}
+    inside = matrices(run, Selection())
+    assert not [name for name in inside if name.removeprefix("model.layers.2.") in outer]
+    assert "model.layers.2.eh_proj.weight" in inside
+    assert {f"model.layers.2.{name}" for name in outer} <= set(matrices(run, Selection(embeddings=True)))
+
+
+def test_curvature_measures_experts_of_gpt_oss(tmp_path: Path, command: Command) -> None:
+    from tests.models import with_tokenizer
+
+    base = with_tokenizer(Tiny("gpt_oss", 2, 1, 6, layers=1, seed=1).save(tmp_path / "oss", torch.float32))
+    end = train(base, tmp_path / "end", 0)
+    text = tmp_path / "text.txt"
+    text.write_text("1+2=3\n4+5=9\n" * 20)
+    arguments = (
+        "curvature",
+        f"{base}:{end}",
+        "--prompts",
+        text,
+        "--probes",
+        0,
+        "--sequences",
+        3,
+        "--length",
+        8,
+    )
+    found = command(*arguments, "--modules", "down_proj", "--by", "tensor,module", "--format", "json")
+    assert found.code == 0, found.err
+    rows = {row["tensor"]: row for row in found.json["rows"] if row["level"] == "tensor"}
+    assert set(rows) == {f"model.layers.0.mlp.experts.down_proj[{expert}]" for expert in range(4)}
+    module = next(row for row in found.json["rows"] if row["level"] == "module")
+    assert (module["matrices"], module["n"]) == (4, sum(row["n"] for row in rows.values()))
+
+
+def test_an_unreadable_table_is_no_reason_to_count_buffers(tmp_path: Path) -> None:
+    """A known family whose checkpoint does not fit its table is judged by transformers' class too."""
+    base = Tiny("llama", 2, 1, 8, layers=1).save(tmp_path / "base", torch.bfloat16)
+    tensors = weights(base) | {
+        "model.extra.weight": torch.ones(3, 3),
+        "model.rotary_emb.inv_freq": torch.ones(4),
+    }
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    opened = open_checkpoint(base)
+    with pytest.raises(ScrambleError, match=r"model\.extra"):
+        _ = opened.architecture
+    assert set(opened.left_out) == {"model.rotary_emb.inv_freq"}
+    edit_config(base, model_type="something-new")
+    assert set(open_checkpoint(base).left_out) == {"model.rotary_emb.inv_freq"}
