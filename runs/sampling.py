@@ -1,9 +1,9 @@
 """How completions are sampled: every setting is the recipe's or neutral, and none is the start's.
 
 `generate` of transformers fills what a call leaves open from the model's `generation_config.json`, which may
-hold a temperature, penalties, suppressed or forced tokens, lengths. A model that a run loads keeps of it which
-tokens begin, end and pad a text, and nothing else. vLLM reads those that end a text, and nothing else, where
-a call brings its own settings, as TRL's does.
+hold a temperature, penalties, suppressed or forced tokens, lengths. A model that a run loads keeps of it
+which tokens begin, end and pad a text, and nothing else. vLLM reads those that end a text, and nothing else,
+where a call brings its own settings, as TRL's does.
 """
 
 from __future__ import annotations

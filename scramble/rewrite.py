@@ -72,8 +72,8 @@ def _replace(
 
 def copy_side_files(folder: Path, stage: Staging, renamed: Mapping[str, str | None]) -> None:
     for path in side_files(folder):
-        name = str(path.relative_to(folder))
-        if name := renamed.get(name, name):
+        own = str(path.relative_to(folder))
+        if name := renamed.get(own, own):
             (stage.folder / name).parent.mkdir(exist_ok=True)
             stage.copy(path, name)
 

@@ -66,8 +66,9 @@ def read_run(folder: Path) -> RunFiles:
     They are read in an order in which a process that trains may write at the same time.
 
     Raises:
-        DamagedRunError: a file cannot be read, or does not fit the others: a finished run has a row of metrics
-            for every step and the recipe that it began with; checkpoints, metrics and states have a record.
+        DamagedRunError: a file cannot be read, or does not fit the others: a finished run has a row of
+            metrics for every step and the recipe that it began with; checkpoints, metrics and states have a
+            record.
     """
     record = read_record(folder)
     kept = [name for name in ("checkpoints", "metrics.jsonl", "state") if _exists(folder / name)]
