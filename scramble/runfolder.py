@@ -22,7 +22,9 @@ from scramble.errors import DamagedRunError
 Row = dict[str, Any]
 # Of a row of metrics, what is no number: digests.
 _TEXTS = ("prompts", "rollouts")
-_STEP = re.compile(r"(?<![A-Za-z0-9])(?:global_?step|step|checkpoint|ckpt|iter)[-_]?(\d+)(?![A-Za-z0-9])")
+_STEP = re.compile(
+    r"(?<![A-Za-z0-9])(?:global_?step|step|checkpoint|ckpt|iter)[-_]?(\d+)(?![A-Za-z0-9]|\.\d)"
+)
 
 
 class _Record(BaseModel, extra="allow"):

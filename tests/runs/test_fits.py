@@ -73,7 +73,7 @@ def test_so_are_prompts_of_evaluation_and_kl(
 
 
 def with_pad(start: Path, own: bool) -> int:
-    """Add tokens to the tokenizer and not to the model, as chats do; one of them, or the end of text, pads."""
+    """Add tokens to the tokenizer, not to the model, as chats do; one of them pads, or the end of text."""
     tokenizer = AutoTokenizer.from_pretrained(start)
     known = int(weights(start)["model.embed_tokens.weight"].shape[0])
     tokenizer.add_tokens(["<" + "x" * (n + 1) + ">" for n in range(known)])
