@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from scramble.checkpoints import STORAGES, Checkpoint, Storage, locate, open_che
 from scramble.errors import ManifestError, MismatchError, SelectionError
 from scramble.families.tie import stated
 from scramble.manifest import check_scrambled, check_source, is_scrambled, read_manifest
+from scramble.runfolder import read_record
 from scramble.symmetries import act
 from scramble.updates.masks import bf16_words, float32_values
 from scramble.updates.places import Places
@@ -220,10 +220,6 @@ def _seed(end: Path) -> int | None:
     """The seed of a run folder of ours that `end` lies in."""
     for folder in end.parents[:3]:
         if folder.name == "checkpoints":
-            try:
-                record = json.loads((folder.parent / "run.json").read_bytes())
-            except (OSError, ValueError):
-                return None
-            seed = record.get("seed") if isinstance(record, dict) else None
+            seed = read_record(folder.parent).get("seed")
             return seed if isinstance(seed, int) else None
     return None
