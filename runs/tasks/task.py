@@ -39,13 +39,17 @@ class BaseTask(Section, ABC):
 
     paths: ClassVar[tuple[str, ...]] = ()
     """Settings that name files or folders; what is in them decides the weights, not where they are."""
+    later: ClassVar[tuple[str, ...]] = ()
+    """Settings that recipes once did not have; at its default, such a one identifies no run."""
 
     name: str
     seed: int = 0
 
     def decides(self) -> dict[str, Any]:
         """What of the task decides the weights: its settings, with digests in place of local paths."""
-        settings = self.model_dump(mode="json", exclude={"held_out_data"})
+        fields = type(self).model_fields
+        unsaid = {name for name in self.later if getattr(self, name) == fields[name].default}
+        settings = self.model_dump(mode="json", exclude={"held_out_data", *unsaid})
         return settings | {name: _digest(settings[name]) for name in self.paths if settings[name]}
 
     @abstractmethod
