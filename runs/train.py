@@ -19,6 +19,7 @@ from runs.collapse import Watch
 from runs.evaluate import Evaluator
 from runs.folder import RunFolder
 from runs.optimizers import trainable
+from runs.prompts import prompt_ids
 from runs.recipe import Recipe
 from runs.rollouts import Rollouts
 from runs.tasks import Example
@@ -77,6 +78,8 @@ def train(
     datasets.disable_progress_bars()
     model, tokenizer = load(start, recipe.seed)
     of = count(model)
+    if not recipe.task.tools:  # with tools TRL may take another template, and says what it lacks
+        prompt_ids(tokenizer, rows[0]["prompt"])
     kl = _kl(recipe, model, tokenizer, rows)  # the start speaks before anything changes it
     sparse = _sparse(recipe, model, start)
     norm = UpdateNorm(model, recipe.match.update_norm) if recipe.match else None
@@ -159,7 +162,8 @@ def _kl(
 ) -> KlToStart | None:
     if recipe.kl is None:
         return None
-    return KlToStart(model, tokenizer, [row["prompt"] for row in rows[: recipe.kl.prompts]], recipe.kl)
+    prompts = [row["prompt"] for row in rows[: recipe.kl.prompts]]
+    return KlToStart(model, tokenizer, prompts, recipe.kl, recipe.task.tools)
 
 
 def _sparse(recipe: Recipe, model: PreTrainedModel, start: Path) -> Sparse | None:

@@ -10,9 +10,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import PositiveFloat
 
+from runs.tasks.answers import Answer, in_words, read
+from runs.tasks.cells import cell
+from runs.tasks.example import Example
 from runs.tasks.forms import FORMS, Form, final_answer, form_of, marked, words
 from runs.tasks.rows import FileTask, Row, read_rows
-from runs.tasks.task import Example
 from runs.tasks.worker import START_SECONDS, Worker
 from scramble.errors import MissingDependencyError, RecipeError
 
@@ -47,7 +49,13 @@ class Math(FileTask):
         if self.form != "auto":
             return self.form
         rows = read_rows(self.data, self.columns, self.split, self.subset)
-        return form_of((str(row[self.answer]), f"{self.data}: row {at}") for at, row in enumerate(rows, 1))
+        named = [(row, f"{self.data}: row {at}") for at, row in enumerate(rows, 1)]
+        return form_of(
+            (answer, where)
+            for row, where in named
+            for answer in cell(row, self.answer, where).answers()
+            if isinstance(answer, str)
+        )
 
     def example(self, row: Row, where: str) -> Example:
         """A row's prompt and answer.
@@ -55,21 +63,27 @@ class Math(FileTask):
         Raises:
             RecipeError: the row does not have the form, or its answer is no mathematics.
         """
-        found = super().example(row, where)
-        answer = final_answer(found.answer, self.settled_form)
-        if not answer:
+        answers = cell(row, self.answer, where).answers()
+        return self.accepting([self._readable(answer, where) for answer in answers], row, where)
+
+    def _readable(self, answer: Answer, where: str) -> str:
+        """An answer as math-verify can read it."""
+        if not isinstance(answer, str):
+            return in_words(answer)
+        found = final_answer(answer, self.settled_form)
+        if not found:
             raise RecipeError(
                 f"task: {where}: no answer in column '{self.answer}': the form is '{self.settled_form}', "
                 f"{FORMS[self.settled_form]}"
             )
-        for word in words(answer):
+        for word in words(found):
             raise RecipeError(
-                f"task: {where}: the answer {answer!r} is no mathematics: if '{word}' belongs to it, write "
+                f"task: {where}: the answer {found!r} is no mathematics: if '{word}' belongs to it, write "
                 f"\\text{{{word}}}"
             )
-        if not _NUMBER.fullmatch(answer) and not _comparer(self.seconds).reads(answer):
-            raise RecipeError(f"task: {where}: math-verify cannot read the answer {answer!r}")
-        return Example(found.prompt, answer)
+        if not _NUMBER.fullmatch(found) and not _comparer(self.seconds).reads(found):
+            raise RecipeError(f"task: {where}: math-verify cannot read the answer {found!r}")
+        return found
 
     def check(self, completions: Sequence[str], answers: Sequence[str]) -> list[bool]:
         """Equal as expressions. What hangs, or needs more than 4 GiB, is wrong.
@@ -78,11 +92,12 @@ class Math(FileTask):
             MissingDependencyError: math-verify is not installed.
             RunError: the process that compares cannot be started.
         """
-        comparer = _comparer(self.seconds)
-        return [
-            comparer.equal(answer, self._said(text))
-            for text, answer in zip(completions, answers, strict=True)
-        ]
+        said = map(self._said, completions)
+        return [self._equal(one, answer) for one, answer in zip(said, answers, strict=True)]
+
+    def _equal(self, said: str, answer: str) -> bool:
+        """Whether what was said is one of the accepted answers."""
+        return any(_comparer(self.seconds).equal(in_words(one), said) for one in read(answer))
 
     def _said(self, completion: str) -> str:
         """math-verify reads completions as they are, but for GSM8K's mark, which is not LaTeX."""
@@ -100,12 +115,13 @@ class Math(FileTask):
         """
         examples = self.examples()
         for example in examples[:: max(1, len(examples) // _LOOKED_AT)]:
-            if not self.correct(f"The final answer is $${example.answer}$$.", example.answer):
-                raise RecipeError(
-                    f"task: math-verify does not find the answer {example.answer!r} at the end of a text"
-                )
-            if all(self.correct(f"\\boxed{{{number}}}", example.answer) for number in _WRONG):
-                raise RecipeError(f"task: math-verify takes any number for the answer {example.answer!r}")
+            for answer in map(in_words, read(example.answer)):
+                if not self._equal(f"The final answer is $${answer}$$.", example.answer):
+                    raise RecipeError(
+                        f"task: math-verify does not find the answer {answer!r} at a text's end"
+                    )
+            if all(self._equal(f"\\boxed{{{number}}}", example.answer) for number in _WRONG):
+                raise RecipeError(f"task: math-verify takes any number for the answer {example.text!r}")
         return examples
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch.nn.functional import kl_div, log_softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from runs.kl import Kl
+from runs.prompts import prompt_ids
+from runs.tasks import Message
 
 
 class KlToStart(TrainerCallback):
@@ -22,17 +24,25 @@ class KlToStart(TrainerCallback):
     whatever training computes in; the mean over all tokens, the end of text among them.
 
     Made while the model still is the start.
+
+    Args:
+        tools: what the chat template tells the model of.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], settings: Kl
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[str | list[Message]],
+        settings: Kl,
+        tools: Sequence[Callable[..., Any]] = (),
     ) -> None:
         self.model, self.every, self.seen = model, settings.every, dict[str, float]()
         self.texts: list[tuple[Tensor, int]] = []
         with self._undisturbed():
             torch.manual_seed(settings.seed)
             for prompt in prompts:
-                ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)
+                ids = torch.tensor([prompt_ids(tokenizer, prompt, tools)], device=model.device)
                 text = model.generate(
                     ids,
                     attention_mask=torch.ones_like(ids),
