@@ -12,8 +12,9 @@ from typing import Any, Literal
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from runs.sandbox.sandbox import Isolation, Sandbox
+from runs.tasks.cells import cell
+from runs.tasks.example import Example
 from runs.tasks.rows import FileTask, Row
-from runs.tasks.task import Example
 from scramble.errors import RecipeError, RunError
 
 _BLOCK = re.compile(r"```(?:python|py)?[^\S\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
@@ -62,15 +63,16 @@ class Code(FileTask):
 
     def example(self, row: Row, where: str) -> Example:
         """The prompt, and as answer what stands before a completion and its tests (JSON)."""
-        tests = row[self.answer]
-        text = "\n".join(map(str, tests)) if isinstance(tests, list) else str(tests)
+        text = cell(row, self.answer, where).lines()
         if self.entry_point:
-            text += f"\ncheck({row[self.entry_point]})"
+            text += f"\ncheck({cell(row, self.entry_point, where).text()})"
         try:
             compile(text, "<tests>", "exec")
         except (SyntaxError, ValueError) as error:
             raise RecipeError(f"task: {where}: its tests are not Python ({error})") from None
-        prompt = super().example(row | {self.answer: text}, where).prompt
+        prompt = self.filled(cell(row, self.prompt, where).prompt())
+        if self.continues_prompt and not isinstance(prompt, str):
+            raise RecipeError(f"task: {where}: column '{self.prompt}' holds a chat, which no program begins")
         return Example(prompt, json.dumps([prompt if self.continues_prompt else "", text]))
 
     def check(self, completions: Sequence[str], answers: Sequence[str]) -> list[bool]:

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from runs.tasks.task import Example, GeneratedTask, PatternTask
+from runs.tasks.example import Example
+from runs.tasks.task import GeneratedTask, PatternTask
 from scramble.errors import MissingDependencyError, RecipeError
 
 
