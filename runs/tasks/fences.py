@@ -31,9 +31,9 @@ def program_in(completion: str, before: str = "") -> str:
     """The program that a completion gives.
 
     The whole completion, if it is Python. Else the last block whose language is Python; without any, the last
-    block without a language; without any, the whole completion. A block that is not Python as Markdown ends it
-    (a docstring holds a fence as long as the block's own, or text follows the closing fence on its line) ends
-    at the first other fence after its opening, or else with the completion, if it is Python then.
+    block without a language; without any, the whole completion. A block that is not Python where Markdown
+    ends it (a docstring holds a fence as long as the block's own, or text follows the closing fence on its
+    line) ends at the first other fence after its opening, or else with the completion, if it is Python then.
 
     Args:
         before: what stands before a completion that is no block.

@@ -102,7 +102,8 @@ FENCED = {
     "shell after": f"```python\n{RIGHT}```\n```bash\npython add.py\n```\n```\n3\n```",
     "docstring": "```python\ndef add(a, b):\n    '''Add.\n\n    ```\n    add(1, 2)\n    ```\n    '''\n"
     "    return a + b\n```",
-    "docstring without a block": "def add(a, b):\n    '''Add.\n\n    ```python\n    add(1, 2)\n    ```\n    '''\n"
+    "docstring without a block": "def add(a, b):\n    '''Add.\n\n    ```python\n    add(1, 2)\n"
+    "    ```\n    '''\n"
     "    return a + b\n",
 }
 

@@ -62,10 +62,7 @@ def completions(draw: st.DrawFn) -> tuple[str, str]:
         language = draw(st.sampled_from([language, f"{language} `x`"])) if language else language
     block = f"{fence}{language}\n{program}{fence}\n"
     indent = draw(st.sampled_from(["", " ", "   ", "1. "]))
-    if indent == "1. ":
-        block = indent + textwrap.indent(block, "   ")[3:]
-    else:
-        block = textwrap.indent(block, indent)
+    block = indent + textwrap.indent(block, " " * len(indent))[len(indent) :]
     return f"{before}{block}{after}", program
 
 
