@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -14,10 +13,9 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 from runs.sandbox.sandbox import Isolation, Sandbox
 from runs.tasks.cells import cell
 from runs.tasks.example import Example
+from runs.tasks.fences import program_in
 from runs.tasks.rows import FileTask, Row
 from scramble.errors import RecipeError, RunError
-
-_BLOCK = re.compile(r"```(?:python|py)?[^\S\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
 class Code(FileTask):
@@ -82,7 +80,7 @@ class Code(FileTask):
             RunError: programs cannot be isolated here.
         """
         known = [json.loads(answer) for answer in answers]
-        programs = [_program(text, before) for text, (before, _) in zip(completions, known, strict=True)]
+        programs = [program_in(text, before) for text, (before, _) in zip(completions, known, strict=True)]
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             outcomes = list(pool.map(self._sandbox.run, programs, [tests for _, tests in known]))
         return [outcome.passed for outcome in outcomes]
@@ -108,9 +106,3 @@ class Code(FileTask):
     def facts(self) -> dict[str, Any]:
         """What programs had given up before they ran."""
         return {"isolation": self._sandbox.run("", "").isolation or "none: resource limits only"}
-
-
-def _program(completion: str, before: str) -> str:
-    """The last code block of a completion, or all of it after what stands before."""
-    blocks = _BLOCK.findall(completion)
-    return str(blocks[-1]) if blocks else before + completion

@@ -90,3 +90,26 @@ def test_a_run_says_which_isolation_was_in_force(content: dict[str, Any], tmp_pa
     )
     assert found.record["task"] == task.facts()
     assert [row["reward"] for row in found.metrics] == [0.0]
+
+
+FENCED = {
+    "python3": f"```python3\n{RIGHT}```",
+    "Python": f"```Python\n{RIGHT}```",
+    "spaces": f"``` python \n{RIGHT}```",
+    "attributes": f"```{{.python .numberLines}}\n{RIGHT}```",
+    "indented": "1. Add:\n\n   ```python\n   def add(a, b):\n       return a + b\n   ```",
+    "text before": f"```text\n1 and 2\n```\n```python\n{RIGHT}```",
+    "shell after": f"```python\n{RIGHT}```\n```bash\npython add.py\n```\n```\n3\n```",
+    "docstring": "```python\ndef add(a, b):\n    '''Add.\n\n    ```\n    add(1, 2)\n    ```\n    '''\n"
+    "    return a + b\n```",
+    "docstring without a block": "def add(a, b):\n    '''Add.\n\n    ```python\n    add(1, 2)\n"
+    "    ```\n    '''\n"
+    "    return a + b\n",
+}
+
+
+def test_right_programs_are_right_in_any_fence(tmp_path: Path) -> None:
+    task = code(tmp_path, {"prompt": "Add.", "tests": TESTS})
+    answer = task.examples()[0].answer
+    scores = task.scores(list(FENCED.values()), [answer] * len(FENCED))
+    assert dict(zip(FENCED, scores, strict=True)) == dict.fromkeys(FENCED, 1.0)

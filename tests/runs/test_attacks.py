@@ -1,0 +1,83 @@
+"""Wrong programs that try to pass: by tampering, by objects that claim anything, by exceptions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from runs.sandbox.sandbox import Sandbox
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+ATTACKS = yaml.safe_load(Path(__file__).with_name("attacks.yaml").read_text())
+TESTS = "assert abs(f(1) - 2) < 0.1"
+
+
+@pytest.mark.parametrize("name", ATTACKS["tampering"])
+def test_tampering_does_not_pass(name: str) -> None:
+    assert not Sandbox().run(ATTACKS["tampering"][name], TESTS).passed
+
+
+@pytest.mark.parametrize("name", ATTACKS["liars"])
+def test_an_object_that_claims_anything_is_believed_in_nothing(name: str) -> None:
+    """The tests pass if none of the claims is believed."""
+    assert Sandbox(seconds=20).run(ATTACKS["liars"][name], ATTACKS["claims"]).passed
+
+
+RIGHT = "def f(x): return x + 1\nclass F:\n    def f(self, x): return f(x)"
+TRUE_CLAIMS = [
+    *(
+        "equal",
+        "reflected",
+        "order",
+        "difference",
+        "isclose",
+        "approx",
+        "allclose",
+        "norm",
+        "set",
+        "in a list",
+    ),
+    *(
+        "sorted",
+        "sum",
+        "text",
+        "fraction",
+        "decimal",
+        "solution",
+        "solution's difference",
+        "unittest",
+        "almost",
+    ),
+]
+
+
+@pytest.mark.parametrize("name", TRUE_CLAIMS)
+def test_a_right_value_is_believed(name: str) -> None:
+    """So that no claim is refused for another reason."""
+    tests = ATTACKS["claims"].replace("if check():", f"if name == {name!r} and check():")
+    assert tests != ATTACKS["claims"]
+    assert not Sandbox(seconds=20).run(RIGHT, tests).passed
+
+
+SCRIPT = "with f() as x:\n    assert x == 2\n"
+CASES = (
+    "import unittest\nclass T(unittest.TestCase):\n    def test(self):\n        with f() as x:\n"
+    "            assert x == 2\nunittest.main()"
+)
+
+
+@pytest.mark.parametrize("name", ATTACKS["silencing"])
+@pytest.mark.parametrize("tests", [SCRIPT, CASES], ids=["script", "unittest"])
+def test_no_exception_of_the_program_ends_the_tests_with_success(name: str, tests: str) -> None:
+    assert not Sandbox().run(ATTACKS["silencing"][name], tests).passed
+
+
+@pytest.mark.parametrize("tests", [SCRIPT, CASES], ids=["script", "unittest"])
+def test_a_right_context_passes(tests: str) -> None:
+    program = (
+        "class C:\n    def __enter__(self): return 2\n    def __exit__(self, *_): pass\ndef f(): return C()"
+    )
+    assert Sandbox().run(program, tests).passed
