@@ -11,14 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from interventions.experiment import Experiment, PlannedRun, treatment
+from interventions.regime import end, regime_of
 from scramble import __version__
 from scramble.checkpoints import locate
 from scramble.errors import SelectionError
 from scramble.manifest import is_scrambled
-from scramble.updates.ends import ends
+from scramble.updates.ends import PLACEBO, ends
 from scramble.updates.ratios import pair_ratios, pool
 from scramble.updates.resampling import resampled
 from scramble.updates.tables import PAIR, count_pairs
@@ -37,7 +39,9 @@ METRICS = [
     "update_cosine",
     "update_rank_correlation",
     "sign_agreement",
+    "above_chance_errors",
 ]
+PLACEBO_METRICS = ["jaccard", "rounding_only", "update_cosine", "update_rank_correlation"]
 UNTREATED, OUTSIDE = "untreated", "outside the layers"
 
 
@@ -49,11 +53,16 @@ class Contrasts:
         pairs: every pair of runs of an arm and the base, in every (layer, module), raw and aligned.
         by_layer: contrasts in every (layer, module): means over pairs, and intervals.
         by_treatment: contrasts pooled over the weights that each set of symmetries touched in the arm.
+        regime: a row a run: what it learned, and how far its weights went (see `interventions.regime`).
+
+    Aligned rows of two arms have `placebo_*`: the same figures where the scramble was undone by wrong
+    elements of its groups, their mean, least and most over `placebos` draws.
     """
 
     pairs: pd.DataFrame
     by_layer: pd.DataFrame
     by_treatment: pd.DataFrame
+    regime: pd.DataFrame
 
     def write(self, folder: Path) -> None:
         """Write the tables as CSV."""
@@ -89,25 +98,31 @@ def contrast(
         )
     base = locate(experiment.base)
     origin = None if is_scrambled(base) else base
-    opened = [ends(run.start, end(run), aligned=True, base=origin) for run in finished]
+    opened = [
+        ends(run.start, end(run), aligned=True, base=origin, placebos=experiment.placebos) for run in finished
+    ]
     counts = count_pairs(opened, progress=progress)
     names = {one.name: run for one, run in zip(opened, finished, strict=True)}
     for side in "ab":
         counts[f"arm_{side}"] = [names[name].arm for name in counts[f"run_{side}"]]
         counts[f"seed_{side}"] = [names[name].seed for name in counts[f"run_{side}"]]
+    counts["same_seed"] = counts["seed_a"] == counts["seed_b"]
     counts["contrast"] = counts["arm_a"] + " x " + counts["arm_b"]
     starts = {run.arm: run.start for run in finished}
-    tables: dict[str, list[pd.DataFrame]] = {field.name: [] for field in fields(Contrasts)}
+    regime = [regime_of(run, one.name, counts) for one, run in zip(opened, finished, strict=True)]
+    tables: dict[str, list[pd.DataFrame]] = {name: [] for name in ("pairs", "by_layer", "by_treatment")}
     for arm in [name for name in experiment.scrambled_arms if name in starts] or [experiment.base_arm]:
         both = [experiment.base_arm, arm]
         part = counts[counts["arm_a"].isin(both) & counts["arm_b"].isin(both)]
         touched = treatment(starts[arm], base) if arm != experiment.base_arm else {}
         part = part.assign(arm=arm, treatment=_treatments(part, touched))
         labels = ["arm", "contrast", "treatment", "arm_a", "arm_b", "seed_a", "seed_b"]
-        tables["pairs"].append(_ratios(part, "layer-module", labels))
-        tables["by_layer"].append(_aggregate(tables["pairs"][-1], ["treatment", "layer", "module"]))
-        tables["by_treatment"].append(_aggregate(_ratios(part, "model", labels), ["treatment"]))
-    return Contrasts(**{name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()})
+        pairs, whole = _ratios(part, "layer-module", labels), _ratios(part, "model", labels)
+        tables["pairs"].append(pairs[~_wrong(pairs)])
+        tables["by_layer"].append(_aggregate(pairs, ["treatment", "layer", "module"]))
+        tables["by_treatment"].append(_aggregate(whole, ["treatment"]))
+    found = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+    return Contrasts(**found, regime=pd.DataFrame(regime))
 
 
 def _treatments(counts: pd.DataFrame, touched: Mapping[str, str]) -> list[str]:
@@ -127,8 +142,12 @@ def contrast_once(
 ) -> Contrasts:
     """The tables in `folder` if this version computed them from these runs, else computed and written."""
     finished = [run for run in runs if run.status == "finished"]
-    record = {str(end(run)): run.folder.record.get("end") for run in finished if run.folder}
-    stamp = json.dumps({"version": __version__, "runs": record}, indent=2) + "\n"
+    kept = ("end", "evaluation")
+    record = {
+        str(end(run)): {name: run.folder.record.get(name) for name in kept} for run in finished if run.folder
+    }
+    made = {"version": __version__, "placebos": experiment.placebos, "runs": record}
+    stamp = json.dumps(made, indent=2) + "\n"
     made_from = folder / "runs.json"
     if made_from.exists() and made_from.read_text() == stamp:
         try:
@@ -142,33 +161,56 @@ def contrast_once(
     return found
 
 
-def end(run: PlannedRun) -> Path:
-    """The last checkpoint of a finished run, in float32 where the recipe kept it."""
-    if run.folder is None:
-        raise SelectionError(f"{run.name}: not finished")
-    fp32 = run.folder.checkpoint(run.folder.last_step, fp32=True)
-    return fp32 if fp32.exists() else run.folder.checkpoint(run.folder.last_step)
-
-
 def _ratios(counts: pd.DataFrame, level: str, labels: list[str]) -> pd.DataFrame:
     pooled = pool(counts, level, [*PAIR, *labels])
-    return pd.concat([pooled[labels], pair_ratios(pooled)], axis=1).drop(columns=["level", "tensor"])
+    errors = np.sqrt(pooled["chance_variance"].where(pooled["chance_variance"] > 0))
+    found = pd.concat([pooled[labels], pair_ratios(pooled)], axis=1).drop(columns=["level", "tensor"])
+    return found.assign(above_chance_errors=(pooled["both"] - pooled["chance"]) / errors)
+
+
+def _wrong(pairs: pd.DataFrame) -> pd.Series:
+    return pairs["frame"].str.startswith(PLACEBO)
 
 
 def _aggregate(pairs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Mean over the pairs of a contrast; intervals from resampled runs where both arms have enough."""
+    """Mean over the pairs of a contrast; intervals from resampled runs where both arms have enough.
+
+    Aligned rows of two arms say too what the wrong alignments gave.
+    """
     rows = []
     keys = ["arm", "contrast", "same_seed", "frame", *keys]
-    for group, rest in pairs.groupby(keys, dropna=False, sort=False):
+    for group, rest in pairs[~_wrong(pairs)].groupby(keys, dropna=False, sort=False):
         row = dict(zip(keys, group, strict=True))
         row |= {"pairs": len(rest), "n": int(rest["n"].iloc[0])}
         row |= {name: rest[name].mean() for name in ("density_a", "density_b", *METRICS)}
         row["jaccard_low"], row["jaccard_high"] = _interval(rest)
         rows.append(row)
-    table = pd.DataFrame(rows)
+    table = _with_placebos(pd.DataFrame(rows), pairs[_wrong(pairs)], keys)
     if "layer" in table:
         table["layer"] = table["layer"].astype("Int64")
     return table
+
+
+def _with_placebos(table: pd.DataFrame, wrong: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Add to aligned rows of two arms what wrong elements give: means over pairs; their mean and range."""
+    columns = [f"placebo_{name}{end}" for name in PLACEBO_METRICS for end in ("", "_least", "_most")]
+    wrong = wrong[(wrong["arm_a"] != wrong["arm_b"]) & ~wrong["treatment"].isin([UNTREATED, OUTSIDE])].rename(
+        columns={"frame": "draw"}
+    )
+    if wrong.empty:
+        return table.assign(placebos=0, **dict.fromkeys(columns, np.nan))
+    own = [name for name in keys if name != "frame"]
+    draws = wrong.groupby([*own, "draw"], dropna=False)[PLACEBO_METRICS].mean().reset_index()
+    found = draws.groupby(own, dropna=False).agg(
+        placebos=("update_cosine", "nunique"),  # a small group repeats its elements
+        **{
+            f"placebo_{name}{end}": (name, how)
+            for name in PLACEBO_METRICS
+            for end, how in (("", "mean"), ("_least", "min"), ("_most", "max"))
+        },
+    )
+    merged = table.merge(found.reset_index().assign(frame="aligned"), how="left", on=keys)
+    return merged.assign(placebos=merged["placebos"].fillna(0).astype(int))
 
 
 def _interval(pairs: pd.DataFrame) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, field_validator, model_validator
 
 from runs.folder import RunFolder, run_folder
 from runs.recipe import Recipe, parse, read_yaml
@@ -46,6 +46,7 @@ class Experiment(BaseModel):
         arms: name to arm; a plain list is an arm's scrambles. One arm must be the base itself.
         seeds: replicates; contrasts pair runs with different seeds.
         recipe: a recipe without `model`, `seed` and `name`.
+        placebos: how often a scramble is undone by a wrong element of its group, beside the true one.
         notes: sentences that the report repeats.
     """
 
@@ -56,6 +57,7 @@ class Experiment(BaseModel):
     arms: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], Arm]
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
     recipe: dict[str, Any]
+    placebos: NonNegativeInt = 19
     notes: tuple[str, ...] = ()
 
     @field_validator("arms", mode="before")

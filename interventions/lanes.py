@@ -64,7 +64,7 @@ def execute(
             time.sleep(_POLL_SECONDS)
             for lane, (run, process) in list(running.items()):
                 done = process.poll() is not None
-                metrics = run.folder.metrics if run.folder else []
+                metrics = run.folder.metrics if run.folder and run.status != "damaged" else []
                 progress(run, len(metrics), metrics[-1] if metrics else {})
                 if done:
                     del running[lane]
@@ -110,6 +110,8 @@ def _log(run: PlannedRun) -> Path:
 
 def _reason(run: PlannedRun, code: int) -> str:
     """Why a run failed. Its folder says so too; of a process that was killed, it is said here."""
+    if run.folder and run.status == "damaged":
+        return f"{run.folder.path} is damaged (scramble runs list says how)"
     if run.folder and code < 0:
         name = signal.Signals(-code).name
         hint = ", as the system does where memory runs out: lower algorithm.micro_batch or take fewer lanes"

@@ -12,21 +12,17 @@ from matplotlib.figure import Figure
 from interventions import figures
 from interventions.contrast import OUTSIDE, UNTREATED, Contrasts
 from interventions.experiment import Experiment, PlannedRun
+from interventions.regime import described
 from interventions.verdict import verdict
-from runs.summary import quarters
 from scramble.manifest import has_manifest, read_manifest
 from scramble.page import render
 from scramble.plots import svg, write_both
 
 _SHOWN = ["treatment", "contrast", "frame", "pairs", "jaccard", "jaccard_low", "jaccard_high", "chance"]
-_SHOWN += [
-    "rounding_only",
-    "magnitude_matched",
-    "jaccard_above_chance",
-    "jaccard_above_magnitude_matched",
-    "phi",
-]
-_SHOWN += ["update_cosine", "update_rank_correlation"]
+_SHOWN += ["rounding_only", "placebo_jaccard", "placebo_jaccard_least", "placebo_jaccard_most"]
+_SHOWN += ["magnitude_matched", "phi", "update_cosine"]
+_SHOWN += ["placebo_update_cosine", "placebo_update_cosine_least", "placebo_update_cosine_most"]
+_SHOWN += ["update_rank_correlation"]
 
 
 def write_report(
@@ -50,6 +46,8 @@ def write_report(
         title=experiment.name,
         experiment=experiment,
         verdict=lines,
+        described=described(contrasts.regime),
+        regime=_regime(contrasts.regime),
         figures={name: svg(figure) for name, figure in drawn.items()},
         arms=list(dict.fromkeys(table["arm"])),
         different={arm: _rows(rows) for arm, rows in table[different].groupby("arm")},
@@ -64,8 +62,8 @@ def write_report(
 
 
 def _draw(contrasts: Contrasts) -> dict[str, Figure]:
-    """For each arm the collapse in the modules that it treated, and the other modules."""
-    drawn = {}
+    """For each arm overlap and direction in the modules that it treated, and overlap in the others."""
+    drawn: dict[str, Figure] = {}
     for arm, layered in contrasts.by_layer.groupby("arm", sort=False):
         pairs = contrasts.pairs[contrasts.pairs["arm"] == arm]
         layered = layered[layered["treatment"] != OUTSIDE]
@@ -73,9 +71,11 @@ def _draw(contrasts: Contrasts) -> dict[str, Figure]:
         modules = [name for name in sorted(set(layered["module"])) if "norm" not in name]
         touched = [name for name in _most_treated_first(treated) if name in modules]
         others = [name for name in modules if name not in touched]
-        drawn[f"collapse-{arm}"] = figures.collapse(layered, pairs, touched or modules)
+        drawn[f"overlap-{arm}"] = figures.overlap(layered, pairs, touched or modules)
+        if touched:
+            drawn[f"direction-{arm}"] = figures.direction(layered, pairs, touched)
         if touched and others:
-            drawn[f"other-modules-{arm}"] = figures.collapse(layered, pairs, others)
+            drawn[f"other-modules-{arm}"] = figures.overlap(layered, pairs, others)
     return drawn
 
 
@@ -127,13 +127,10 @@ def _certificates(runs: Sequence[PlannedRun]) -> list[dict[str, Any]]:
 def _run_row(run: PlannedRun) -> dict[str, Any]:
     metrics = run.folder.metrics if run.folder else []
     record = run.folder.record if run.folder else {}
-    rewards = quarters(metrics, "reward")
     return {
         "run": run.name,
         "status": run.status,
         "steps": len(metrics),
-        "reward, first quarter": _shown(rewards["reward_first"]),
-        "reward, last quarter": _shown(rewards["reward_last"]),
         "seconds": record.get("seconds", "-"),
         "threads": record.get("hardware", {}).get("threads", "-"),
         "rollouts of step 1": str(metrics[0].get("rollouts", "-"))[:12] if metrics else "-",
@@ -146,5 +143,20 @@ def _rewards(rows: list[dict[str, Any]]) -> list[float]:
     return [row["reward"] for row in rows if "reward" in row]
 
 
-def _shown(reward: float | None) -> str:
-    return "-" if reward is None else f"{reward:.3f}"
+def _regime(regime: pd.DataFrame) -> list[dict[str, str]]:
+    """A row a run: values with their intervals in one cell."""
+    rows = []
+    for run in regime.to_dict("records"):
+        row = {name: _shown(run[name]) for name in ("arm", "seed", "updates", "learning_rate")}
+        for name in ("pass@1_before", "pass@1_after", "gain"):
+            low, high = (run[f"{name}_{end}"] for end in ("low", "high"))
+            row[name] = _shown(run[name]) + ("" if pd.isna(low) else f" ({low:.2f} to {high:.2f})")
+        rest = ("reward_first", "reward_last", "kl_to_start", "density", "sparsity", "update_norm")
+        rows.append(row | {name: _shown(run[name]) for name in rest})
+    return rows
+
+
+def _shown(value: Any) -> str:
+    if value is None or pd.isna(value):
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,49 +1,46 @@
-"""What the contrasts say, in plain words. Every number comes from the tables; no side is taken."""
+"""What the contrasts say, in plain words. Every number comes from the tables; no side is taken.
+
+No sentence here concludes anything about geometry. The Jaccard overlap cannot carry such a conclusion: raw,
+it falls whenever coordinates are relabelled or mixed; aligned after a rotation, it returns for any update,
+since the update is rounded on the base's grid again. Cosines of the float32 updates are free of rounding,
+and say whether two arms' updates have a direction in common once the scramble is undone, and no more than
+that.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from interventions.contrast import OUTSIDE, UNTREATED
+from scramble.updates.ratios import ENOUGH_ERRORS, is_share
 
-# Shares of the base x base overlap above chance: below a quarter is called a collapse, from three quarters
-# on it is called kept. "Restored" is a share of the overlap itself.
-COLLAPSED, KEPT, RESTORED = 0.25, 0.75, 0.85
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One contrast in one treatment and frame."""
-
-    jaccard: float
-    chance: float
-    magnitude_matched: float
-    pairs: int
+CONCLUSION = (
+    "No conclusion about geometry follows from these contrasts. Own geometry, the optimizer's basis, "
+    "magnitudes and rounding of the start remain candidates for whatever is not explained above; to tell "
+    "them apart takes other interventions than this one."
+)
 
 
-def cell(table: pd.DataFrame, contrast: str, treatment: str, frame: str) -> Cell | None:
-    """Look up pairs with different seeds in `by_treatment`."""
+def cell(table: pd.DataFrame, contrast: str, treatment: str, frame: str) -> Any | None:
+    """The row of pairs with different seeds in `by_treatment`; None if there is none."""
     found = table[
         (table["contrast"] == contrast)
         & (table["treatment"] == treatment)
         & (table["frame"] == frame)
         & ~table["same_seed"].astype(bool)
     ]
-    if found.empty:
-        return None
-    row = found.iloc[0]
-    return Cell(row["jaccard"], row["chance"], row["magnitude_matched"], int(row["pairs"]))
+    return None if found.empty else next(found.head(1).itertuples(index=False))
 
 
 def verdict(table: pd.DataFrame, base: str, arms: list[str]) -> list[str]:
-    """Sentences: what untreated weights do, then every treatment of every scrambled arm."""
+    """Sentences: on untreated weights, on every treatment of every scrambled arm, and what follows."""
     lines = [*_untreated(table[table["arm"] == (arms or [base])[0]], base)]
     for arm in arms:
         lines += _treated(table[table["arm"] == arm], base, arm)
-    return lines
+    return [*lines, CONCLUSION]
 
 
 def _untreated(table: pd.DataFrame, base: str) -> Iterator[str]:
@@ -51,19 +48,30 @@ def _untreated(table: pd.DataFrame, base: str) -> Iterator[str]:
     if found is None:
         yield "There are no two base runs with different seeds to compare the scrambled runs with."
         return
-    above = found.jaccard - found.chance
     yield (
-        f"Two {base} runs overlap by {found.jaccard:.3f} (Jaccard) in untreated weights; "
-        f"{found.chance:.3f} would be chance ({_pairs(found)})."
+        f"Two {base} runs overlap by {found.jaccard:.3f} (Jaccard) in untreated weights; {found.chance:.3f} "
+        f"would be chance ({_pairs(found)}). The cosine of their updates is {found.update_cosine:.3f}."
     )
-    if above <= 0:
-        yield "That is no more than chance, so there is nothing for a scramble to take away."
-    else:
-        share = (found.magnitude_matched - found.chance) / above
+    if not found.above_chance_errors > ENOUGH_ERRORS:
+        yield "That is not clearly more than chance, so there is nothing whose parts could be told."
+        return
+    if pd.notna(found.rounding_only):
         yield (
-            "If each run changed weights at its own rate for their magnitude, blind to everything else, "
-            f"it would be {found.magnitude_matched:.3f}: {share:.0%} of the overlap above chance."
+            "If bf16 storage rounded updates of each run's own sizes that are blind to the weight, it would "
+            f"be {found.rounding_only:.3f}{_part(found, found.rounding_only)}."
         )
+    yield (
+        "If each run changed weights at its own rate for their magnitude, it would be "
+        f"{found.magnitude_matched:.3f}{_part(found, found.magnitude_matched)}."
+    )
+
+
+def _part(found: Any, baseline: float) -> str:
+    """How much of the overlap above chance a baseline gives, where that is a share."""
+    share = (baseline - found.chance) / (found.jaccard - found.chance)
+    if is_share(share):
+        return f", {share:.0%} of what is above chance"
+    return ", so this baseline does not describe these updates" if share > 1 else ", less than chance"
 
 
 def _treated(table: pd.DataFrame, base: str, arm: str) -> Iterator[str]:
@@ -76,36 +84,60 @@ def _treated(table: pd.DataFrame, base: str, arm: str) -> Iterator[str]:
         if home is None or raw is None or back is None:
             yield f"{where}, the runs that would be compared are missing."
             continue
-        if home.jaccard <= home.chance:
-            yield f"{where}, two {base} runs overlap no more than chance: nothing to compare with."
+        if not home.above_chance_errors > ENOUGH_ERRORS:
+            yield f"{where}, two {base} runs overlap not clearly more than chance: nothing to compare with."
             continue
-        left = (raw.jaccard - raw.chance) / (home.jaccard - home.chance)
-        restored = back.jaccard / home.jaccard
-        word = "collapses" if left < COLLAPSED else "is mostly kept" if left >= KEPT else "falls in part"
         yield (
-            f"{where}, the overlap of {base} and {arm} runs {word}: {raw.jaccard:.3f}, beside "
-            f"{home.jaccard:.3f} between two {base} runs; chance is {raw.chance:.3f}, the change rates by "
-            f"magnitude give {raw.magnitude_matched:.3f} ({_pairs(raw)})."
+            f"{where}, {base} and {arm} runs overlap by {raw.jaccard:.3f} as stored, beside "
+            f"{home.jaccard:.3f} between two {base} runs; chance is {raw.chance:.3f}{_rounding(raw)} "
+            f"({_pairs(raw)}). Coordinates that were permuted or mixed meet others there, so a drop is "
+            "expected of any update."
         )
         yield (
-            f"With the scramble undone before comparing it is {back.jaccard:.3f}, {restored:.0%} of the "
-            f"overlap of two {base} runs. {_reading(left, restored)}"
+            f"With the scramble undone before comparing it is {back.jaccard:.3f}{_rounding(back)}"
+            f"{_wrong(back, 'jaccard')}. {_jaccard_reading(back)}"
+        )
+        yield (
+            f"The cosine of the updates, which rounding cannot touch, is {raw.update_cosine:.3f} as stored "
+            f"and {back.update_cosine:.3f} with the scramble undone{_wrong(back, 'update_cosine')}; between "
+            f"two {base} runs it is {home.update_cosine:.3f}. {_cosine_reading(back, home, base, arm)}"
         )
 
 
-def _reading(left: float, restored: float) -> str:
-    if left >= KEPT:
-        return f"{left:.0%} of the overlap above chance is there without undoing anything."
-    if restored >= RESTORED:
-        return (
-            "So the fall is what relabelling the coordinates does by construction; it is no evidence that "
-            "the geometry steers the update."
-        )
+def _rounding(found: Any) -> str:
+    return f", rounding alone gives {found.rounding_only:.3f}" if pd.notna(found.rounding_only) else ""
+
+
+def _wrong(found: Any, name: str) -> str:
+    """What the wrong alignments gave."""
+    if not found.placebos:
+        return ""
+    mean, least, most = (getattr(found, f"placebo_{name}{end}") for end in ("", "_least", "_most"))
+    return f" and {found.placebos} wrong elements of the group {mean:.3f} ({least:.3f} to {most:.3f})"
+
+
+def _jaccard_reading(back: Any) -> str:
+    if not back.placebos:
+        return "Without wrong alignments beside it, nothing can be concluded from that."
+    if back.jaccard <= back.placebo_jaccard_most:
+        return "Undoing it wrongly brings back as much, so this return says nothing."
     return (
-        "So part of the fall remains after relabelling is taken out: the scrambled model moves other "
-        "weights, because of its geometry or because the optimizer sees another basis."
+        f"That is {back.jaccard - back.placebo_jaccard:.3f} more than undoing it wrongly brings back: only "
+        "this difference belongs to the alignment, and it has the causes of the cosine that follows."
     )
 
 
-def _pairs(found: Cell) -> str:
+def _cosine_reading(back: Any, home: Any, base: str, arm: str) -> str:
+    if not back.placebos:
+        return "Without wrong alignments beside it, that is a number and no finding."
+    if back.update_cosine <= back.placebo_update_cosine_most:
+        return "The true alignment is not told from wrong ones: what these updates follow is not seen here."
+    chance = f"by chance in one of {back.placebos + 1} cases"
+    kept = f"So {base} and {arm} runs have a direction in common that follows the function ({chance})"
+    if (missing := home.update_cosine - back.update_cosine) > 0:
+        return f"{kept}; {missing:.3f} of the cosine of two {base} runs is missing."
+    return f"{kept}, all of it that two {base} runs have."
+
+
+def _pairs(found: Any) -> str:
     return "one pair of runs" if found.pairs == 1 else f"mean of {found.pairs} pairs of runs"

@@ -32,7 +32,8 @@ class Adapter(Section):
     Attributes:
         rank: of the product.
         alpha: it is scaled by `alpha / rank`, with rslora by `alpha / sqrt(rank)`; by default the rank.
-        targets: modules, such as `q_proj`; all linear maps but the output head by default.
+        targets: modules, such as `q_proj` or `layers.1.self_attn.q_proj`; all linear maps but the output head
+            by default. The head cannot be one, nor can an embedding that it is tied to.
     """
 
     name: Literal["lora", "pissa", "dora", "rslora", "olora"]
@@ -49,16 +50,36 @@ class Adapter(Section):
         """Before anything is written.
 
         Raises:
-            RecipeError: a target that the start does not have.
+            RecipeError: a target that the start does not have; the output head, whose weight TRL multiplies
+                by without calling the module, so that an adapter in it would be left out of every loss; or an
+                embedding that is tied to it: PEFT would train that side alone, and untie them.
             MissingDependencyError: PEFT is not installed.
         """
         from importlib.util import find_spec
 
         if find_spec("peft") is None:
             raise MissingDependencyError("adapters need peft: pip install 'scramble[runs]'")
-        modules = {name.split(".")[-2] for name in start.tensors if name.count(".") > 1}
-        if unknown := sorted(set(self.targets or ()) - modules):
-            raise RecipeError(f"adapter.targets: no module '{unknown[0]}' in {start.folder}")
+        if self.targets is None:
+            return
+        model = _outline(start)
+        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+        tied = embedding.weight is head.weight
+        modules = {name: one for name, one in model.named_modules() if hasattr(one, "weight")}
+        for target in self.targets:
+            found = [name for name in modules if f".{name}".endswith(f".{target}")]
+            if not found:
+                raise RecipeError(f"adapter.targets: no module '{target}' in {start.folder}")
+            if any(modules[name] is head for name in found):
+                raise RecipeError(
+                    f"adapter.targets: '{target}' is the output head, and TRL's losses take its weight "
+                    "without calling it, so that an adapter in it would never be trained: leave it out"
+                )
+            if tied and any(modules[name] is embedding for name in found):
+                raise RecipeError(
+                    f"adapter.targets: '{target}' and the output head of {start.folder} are tied, and an "
+                    "adapter on one would untie them: leave it out, or start from a copy whose head is "
+                    "stored (scramble fold writes one)"
+                )
 
 
 class Adapted:
@@ -129,3 +150,12 @@ class Adapted:
         if largest > _LARGEST_ERROR:
             raise RunError(f"adapter: before training, merged weights are off the start by {largest:.1e}")
         return {"largest_relative_error": largest, "changed_in_bf16": changed}
+
+
+def _outline(start: Checkpoint) -> PreTrainedModel:
+    """The model as transformers makes it, without memory for its weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(start.folder))

@@ -25,7 +25,7 @@ class Chats:
         tools: functions with type hints and Google-style docstrings, by which the model knows them.
         turns: answers of tools in a row, at most.
         length: tokens of a completion, at most: of all its turns, and of what tools answered.
-        context: tokens of prompt and completion that the model can read.
+        context: tokens of prompt and completion that the model can read; None for no limit.
 
     Raises:
         RunError: the chat template cannot show calls of tools, or TRL cannot read them.
@@ -37,7 +37,7 @@ class Chats:
         tools: list[Callable[..., Any]],
         turns: int,
         length: int,
-        context: int,
+        context: int | None,
     ) -> None:
         self.tools = {tool.__name__: tool for tool in tools}
         self.turns, self.length, self.context = turns, length, context
@@ -78,7 +78,8 @@ class Chats:
             going = []
             for at, answers in asked.items():
                 shown = self._shown(answers)
-                if len(seen[at]) + len(shown) <= min(room[at], self.context - 1):
+                limit = room[at] if self.context is None else min(room[at], self.context - 1)
+                if len(seen[at]) + len(shown) <= limit:
                     seen[at] += shown
                     chats[at] += answers
                     going.append(at)

@@ -11,8 +11,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     BatchEncoding,
     GenerationConfig,
     PreTrainedModel,
@@ -24,7 +22,9 @@ from transformers.utils import logging
 from runs.chats import Chats
 from runs.evaluation import Evaluation, estimate, gain
 from runs.folder import RunFolder
+from runs.model import Prompt, check_fits, context, load, load_model, prompt_ids
 from runs.recipe import Recipe
+from runs.sampling import ends, recorded, sampling
 from runs.tasks import Example, Message, VerifiableTask
 from scramble.errors import RecipeError
 
@@ -73,11 +73,44 @@ def evaluate_finished(recipe: Recipe, examples: list[Example], folder: RunFolder
     step = int(folder.record["end"]["step"])
     end = folder.checkpoint(step, fp32=True)
     end = end if end.exists() else folder.checkpoint(step)
-    tokenizer = AutoTokenizer.from_pretrained(start)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    model, tokenizer = load(start, recipe.seed)
+    check_held_out(recipe, model, tokenizer, examples)
     evaluator = Evaluator(recipe, examples, folder, tokenizer)
-    for path, at in ((start, 0), (end, step)):
-        evaluator.evaluate(AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32), at)
+    settings = {"evaluation": recorded(settings_of(model, tokenizer, recipe))}
+    folder.write_record(sampling=folder.record.get("sampling", {}) | settings)
+    evaluator.evaluate(model, 0)
+    device = model.device
+    del model
+    evaluator.evaluate(load_model(end).to(device), step)
+
+
+def settings_of(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe
+) -> GenerationConfig:
+    """How the evaluation of a recipe samples.
+
+    Raises:
+        RecipeError: the recipe has none.
+    """
+    if recipe.evaluation is None or recipe.evaluated_tokens is None:
+        raise RecipeError("evaluation: the recipe has no such section")
+    return sampling(model, tokenizer, recipe.evaluation.temperature, recipe.evaluated_tokens)
+
+
+def check_held_out(
+    recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: list[Example]
+) -> None:
+    """Whether prompts of the evaluation and what is sampled after them fit into the model's context.
+
+    Raises:
+        RunError: the first that does not, by its row.
+    """
+    tools = recipe.task.tools
+    prompts: list[Prompt] = [
+        [{"role": "user", "content": one.prompt}] if tools else one.prompt for one in examples
+    ]
+    ids = [prompt_ids(tokenizer, prompt, tools) for prompt in prompts]
+    check_fits(model, ids, recipe.evaluated_tokens or 0, "prompts of the evaluation")
 
 
 def summary(settings: Evaluation, counts: dict[int, list[int]], seed: int) -> dict[str, Any]:
@@ -147,49 +180,28 @@ def _at_once(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe:
 def _in_turns(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Sample:
     """Completions as chats, with the task's tools."""
     turns, length = recipe.task.turns or 0, recipe.evaluated_tokens or 0
-    context = int(model.config.get_text_config().max_position_embeddings)
-    chats = Chats(tokenizer, recipe.task.tools, turns, length, context)
-    ends = set(_ends(model, tokenizer))
+    chats = Chats(tokenizer, recipe.task.tools, turns, length, context(model))
+    last = set(ends(model, tokenizer))
 
     def speak(sequences: list[list[int]]) -> list[list[int]]:
         tokens = tokenizer.pad({"input_ids": sequences}, return_tensors="pt", padding_side="left")
-        return [_ended(ids, ends) for ids in _speak(model, tokenizer, tokens, recipe).tolist()]
+        return [_ended(ids, last) for ids in _speak(model, tokenizer, tokens, recipe).tolist()]
 
     return lambda prompts: chats.complete(prompts, speak)
 
 
-def _ended(ids: list[int], ends: set[int]) -> list[int]:
+def _ended(ids: list[int], last: set[int]) -> list[int]:
     """Up to the first token that ends a turn, it included."""
-    return ids[: next((at for at, one in enumerate(ids, 1) if one in ends), len(ids))]
+    return ids[: next((at for at, one in enumerate(ids, 1) if one in last), len(ids))]
 
 
 def _speak(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: BatchEncoding, recipe: Recipe
 ) -> Int[Tensor, "sequence new"]:
     """What the model says after each sequence (padded on the left), padded on the right."""
-    temperature = recipe.evaluation.temperature if recipe.evaluation else 0
-    sampling = (
-        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-        if temperature
-        else {"do_sample": False}
-    )
-    config = GenerationConfig(
-        max_new_tokens=recipe.evaluated_tokens,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=_ends(model, tokenizer),
-        disable_compile=True,
-        **sampling,
-    )
+    config = settings_of(model, tokenizer, recipe)
     tokens = tokens.to(model.device)
     found = model.generate(
         input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], generation_config=config
     )
     return found[:, tokens["input_ids"].shape[1] :]
-
-
-def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end a completion: the tokenizer's and the model's, as in TRL's rollouts."""
-    known = model.generation_config.eos_token_id
-    known = [] if known is None else [known] if isinstance(known, int) else list(known)
-    return list(dict.fromkeys([tokenizer.eos_token_id, *known]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -19,29 +20,32 @@ from typing import Any
 import yaml
 
 from runs.recipe import Recipe
-from scramble.errors import TargetError
+from scramble.errors import DamagedRunError, RunError, TargetError
+from scramble.runfolder import checkpoints, read_record, read_run, recipe_hash
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where one run lives. A run is finished when its `run.json` says so, and then never runs again."""
+    """Where one run lives. A run is finished when its `run.json` says so, and then never runs again.
+
+    What reads or changes a damaged folder raises `DamagedRunError`; `status` says so.
+    """
 
     path: Path
 
     @property
     def record(self) -> dict[str, Any]:
-        """What `run.json` holds; empty before the run has begun, or if the file is damaged."""
-        try:
-            content = json.loads((self.path / "run.json").read_bytes())
-        except (FileNotFoundError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
+        """What `run.json` holds; empty before the run has begun."""
+        return read_record(self.path)
 
     @property
     def status(self) -> str:
-        """`missing`, `running`, `interrupted` (no process holds it any more), `failed` or `finished`."""
-        said = str(self.record.get("status", "missing"))
-        return "interrupted" if said == "running" and not self.held else said
+        """`missing`, `running`, `interrupted` (no process holds it), `failed`, `finished` or `damaged`."""
+        try:
+            found = str(read_run(self.path).record.get("status", "missing"))
+        except DamagedRunError:
+            return "damaged"
+        return "interrupted" if found == "running" and not self.held else found
 
     @property
     def held(self) -> bool:
@@ -55,11 +59,7 @@ class RunFolder:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """One row a step that was logged; a line that is being written is left out."""
-        try:
-            lines = (self.path / "metrics.jsonl").read_text().splitlines(keepends=True)
-        except FileNotFoundError:
-            return []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return read_run(self.path).metrics
 
     @property
     def last_step(self) -> int:
@@ -76,32 +76,40 @@ class RunFolder:
     @property
     def state_step(self) -> int | None:
         """The step of the last state that is whole; None if there is none."""
-        names = [path.name.removeprefix("step-") for path in self.path.glob("state/step-*")]
-        return max((int(name) for name in names if name.isdigit()), default=None)
+        found = [re.fullmatch(r"step-(\d+)", path.name) for path in self.path.glob("state/step-*")]
+        return max((int(name[1]) for name in found if name), default=None)
 
     def drop_state(self) -> None:
         shutil.rmtree(self.path / "state", ignore_errors=True)
 
     def cut_back(self, step: int) -> None:
-        """Take away what came after a step: rows of metrics and checkpoints."""
-        rows = [row for row in self.metrics if row["step"] <= step]
-        partial = self.path / "metrics.jsonl.partial"
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        partial.rename(self.path / "metrics.jsonl")
+        """Take away what came after a step: rows of metrics and checkpoints.
+
+        Raises:
+            RunError: the run is finished, or damaged.
+        """
+        self._may_be_cleared()
+        rows = "".join(json.dumps(row) + "\n" for row in self.metrics[:step])
+        write_whole(self.path / "metrics.jsonl", rows)
+        kept = {path for at, path in checkpoints(self.path).items() if at <= step}
         for path in self.path.glob("checkpoints/step-*"):
-            number = path.name.removeprefix("step-")
-            if not number.isdigit() or int(number) > step:
+            if path not in kept:
                 shutil.rmtree(path)
 
     def write_record(self, **entries: Any) -> None:
         """Add to `run.json`, whole or not at all."""
         content = json.dumps(self.record | entries, indent=2, default=str) + "\n"
-        partial = self.path / "run.json.partial"
-        partial.write_text(content)
-        partial.rename(self.path / "run.json")
+        write_whole(self.path / "run.json", content)
 
     def begin(self, recipe: Recipe) -> None:
-        """Clear what an interrupted run left, and write the recipe."""
+        """Clear what an interrupted run left, and write the recipe.
+
+        `run.json` goes last: checkpoints without a record are no run that may be cleared.
+
+        Raises:
+            RunError: the run is finished, or damaged.
+        """
+        self._may_be_cleared()
         self.drop_state()
         for name in ("checkpoints", "tensorboard", "trackio", "wandb"):
             shutil.rmtree(self.path / name, ignore_errors=True)
@@ -111,8 +119,17 @@ class RunFolder:
 
     def write_recipe(self, recipe: Recipe) -> None:
         """The recipe with every value that it left open."""
-        content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-        (self.path / "recipe.yaml").write_text(content)
+        write_whole(
+            self.path / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+        )
+
+    @property
+    def recipe_hash(self) -> str:
+        return recipe_hash(self.path)
+
+    def _may_be_cleared(self) -> None:
+        if read_run(self.path).record.get("status") == "finished":
+            raise RunError(f"{self.path}: the run is finished, and a finished run is never trained again")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -137,18 +154,37 @@ class RunFolder:
             os.close(descriptor)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Put a text in the place of a file, flushed to the disk: whole or not at all, whenever power fails."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    flush(partial)
+    partial.rename(path)
+    flush(path.parent)
+
+
 def sync(folder: Path) -> None:
     """Flush a folder and the files in it to the disk."""
     for path in [*(path for path in folder.iterdir() if path.is_file()), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        flush(path)
+
+
+def flush(path: Path) -> None:
+    """Flush one file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def run_folder(out: Path, recipe: Recipe, start_hash: str) -> RunFolder:
-    """`out/<name>-<hash>`: the hash of what decides the weights; a run of another name is found too."""
+    """`out/<name>-<hash>`: the hash of what decides the weights; a run of another name is found too.
+
+    Raises:
+        DamagedRunError: there is such a folder, and it cannot be read.
+    """
     digest = recipe.identity(start_hash)[:12]
-    same = sorted(path for path in out.glob(f"*-{digest}") if (path / "run.json").exists())
-    return RunFolder(same[0] if same else out / f"{recipe.name}-{digest}")
+    same = sorted(out.glob(f"*-{digest}"))
+    begun = [path for path in same if read_run(path).record]
+    return RunFolder(begun[0] if begun else out / f"{recipe.name}-{digest}")

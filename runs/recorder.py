@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from runs.collapse import Watch, not_finite
 from runs.folder import RunFolder, sync
 from runs.optimizers import trainable
 from runs.recipe import Recipe
+from scramble.card import BASE_CARD, CARD
 from scramble.errors import RunError
+from scramble.rewrite import side_files
 
 Progress = Callable[[int, int, dict[str, Any]], None]
 Weights = Callable[[], dict[str, torch.Tensor]]
+_DTYPES = {"dtype", "torch_dtype"}
 
 
 class Recorder(TrainerCallback):
@@ -46,13 +49,13 @@ class Recorder(TrainerCallback):
         recipe: Recipe,
         folder: RunFolder,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        start: Path,
         weights: Weights,
         measures: list[Callable[[], dict[str, Any]]],
         watch: Watch | None,
         progress: Progress,
     ) -> None:
-        self.recipe, self.folder, self.model, self.tokenizer = recipe, folder, model, tokenizer
+        self.recipe, self.folder, self.model, self.start = recipe, folder, model, start
         self.weights, self.measures, self.watch, self.progress = weights, measures, watch, progress
         self.collapsed: dict[str, Any] | None = None
         self.finite = True
@@ -92,7 +95,7 @@ class Recorder(TrainerCallback):
         weights = self.weights()
         for target, dtype in kinds.items():
             if not target.exists():
-                save(self.model, weights, target, dtype, self.tokenizer)
+                save(self.model, weights, target, dtype, self.start)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         numbers = {key: float(value) for key, value in (logs or {}).items() if _is_number(value)}
@@ -153,9 +156,13 @@ def save(
     weights: dict[str, torch.Tensor],
     target: Path,
     dtype: torch.dtype,
-    tokenizer: PreTrainedTokenizerBase,
+    start: Path,
 ) -> None:
-    """Write weights in a dtype, rounded to nearest; the folder appears when it is whole."""
+    """Write weights in a dtype, rounded to nearest; the folder appears when it is whole.
+
+    What stands beside the weights is the start's, byte for byte, but for its cards and manifest; so is its
+    config, but for the dtype. What training sets in model and tokenizer does not leave it.
+    """
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     shared: dict[int, torch.Tensor] = {}  # tied weights stay one tensor, so they are written once
@@ -164,9 +171,24 @@ def save(
         for name, value in weights.items()
     }
     model.save_pretrained(partial, state_dict=rounded)
-    config = json.loads((partial / "config.json").read_text())
-    config["dtype"] = str(dtype).removeprefix("torch.")
+    (partial / "generation_config.json").unlink(missing_ok=True)
+    for path in side_files(start):
+        name = path.relative_to(start)
+        if path.name not in (CARD, BASE_CARD) and not path.name.endswith(".index.json"):
+            (partial / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, partial / name)
+    config = _with_dtype(json.loads((start / "config.json").read_text()), str(dtype).removeprefix("torch."))
     (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    tokenizer.save_pretrained(partial)
+    for folder in (path for path in partial.iterdir() if path.is_dir()):
+        sync(folder)
     sync(partial)
     partial.rename(target)
+
+
+def _with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """A config that says so, also in the parts of one that has several."""
+    found = {
+        key: _with_dtype(value, dtype) if isinstance(value, dict) and _DTYPES & value.keys() else value
+        for key, value in config.items()
+    }
+    return found | dict.fromkeys({"dtype", *(_DTYPES & config.keys())}, dtype)

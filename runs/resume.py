@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
-from runs.folder import RunFolder, sync
+from runs.folder import RunFolder, flush, sync
 from runs.tree import Tensors, pack, unpack
 
 # Counters of TRL's trainers and of ours that go on from step to step.
@@ -110,6 +110,7 @@ class Resume(TrainerCallback):
             },
             tensors,
         )
+        flush(self.folder.path / "metrics.jsonl")  # a state is of no use without the rows before it
         target = self.folder.state(step)
         partial = target.with_name(target.name + ".partial")
         shutil.rmtree(target.parent / partial.name, ignore_errors=True)

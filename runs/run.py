@@ -19,6 +19,7 @@ from runs.tasks import Example, VerifiableTask
 from scramble.checkpoints import locate, open_checkpoint
 from scramble.errors import MissingDependencyError, RecipeError, RunError, ScrambleError
 from scramble.rewrite import side_files
+from scramble.runfolder import read_run
 
 Progress = Callable[[int, int, dict[str, Any]], None]
 _PACKAGES = (
@@ -39,7 +40,7 @@ def start_hash(start: Path) -> str:
     """Digest of every byte that a run starts from: weights, config, tokenizer and what stands beside them."""
     digest = hashlib.sha256(open_checkpoint(start).hash(full=True).encode())
     for path in side_files(start):
-        digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+        digest.update(f"{path.relative_to(start)} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
     return digest.hexdigest()
 
 
@@ -79,9 +80,10 @@ def run(
     _one_gpu()
     threads = threads or len(os.sched_getaffinity(0))
     with folder.locked():
-        if folder.status == "finished":  # by another process, a moment ago
+        status = read_run(folder.path).record.get("status")
+        if status == "finished":  # by another process, a moment ago
             return folder
-        if folder.status == "missing":
+        if status is None:
             folder.write_recipe(recipe)
         try:
             end = _train(recipe, start, digest, folder, threads, progress)
@@ -109,13 +111,15 @@ def _train(
     _check(recipe, start, len(rows))
     here = {"versions": _versions() | recipe.backend.versions(), "hardware": _hardware(threads)}
     step, record = folder.state_step, folder.record
-    if step is not None and all(record.get(key) == value for key, value in here.items()):
+    same = all(record.get(key) == value for key, value in here.items())
+    if step is not None and same and len(folder.metrics) >= step:
         folder.cut_back(step)
         folder.write_record(status="running", reason=None, resumed=[*record.get("resumed", []), step])
     else:
         folder.begin(recipe)
         folder.write_record(
             status="running",
+            recipe_hash=folder.recipe_hash,
             seed=recipe.seed,
             seeds=_seeds(recipe),
             start={"path": str(start), "hash": digest},

@@ -16,7 +16,7 @@ from runs.adapters import Adapted
 from runs.algorithms import Job, Row
 from runs.algorithms.on_policy import Sampling
 from runs.collapse import Watch
-from runs.evaluate import Evaluator
+from runs.evaluate import Evaluator, check_held_out, settings_of
 from runs.folder import RunFolder
 from runs.optimizers import trainable
 from runs.recipe import Recipe
@@ -30,17 +30,13 @@ try:
     import trl  # noqa: F401
 except ImportError as missing:
     raise MissingDependencyError(f"training needs {missing.name}: pip install 'scramble[runs]'") from None
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-)
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from transformers.utils import logging
 
+from runs.model import check_fits, load, prompt_ids
 from runs.recorder import Progress, Recorder
 from runs.resume import Keeps, Resume
+from runs.sampling import recorded, sampling
 from runs.trainers.divergence import KlToStart
 from runs.trainers.sparse import Sparse
 from runs.update_norm import UpdateNorm
@@ -76,6 +72,7 @@ def train(
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
     model, tokenizer = load(start, recipe.seed)
+    _check_lengths(recipe, model, tokenizer, rows, held_out)
     of = count(model)
     kl = _kl(recipe, model, tokenizer, rows)  # the start speaks before anything changes it
     sparse = _sparse(recipe, model, start)
@@ -84,8 +81,10 @@ def train(
     optimizer = recipe.optimizer.build(model)
     if sparse:
         sparse.hold(optimizer)
+    asked = _sampling(recipe, model, tokenizer)
     folder.write_record(
         trainable={"weights": sparse.trained if sparse else count(model), "of": of},
+        sampling={name: recorded(one) for name, one in asked.items()},
         **({"adapter_start": adapted.start_error} if adapted else {}),
     )
     rollouts = Rollouts(recipe.task, *recipe.algorithm.reward_values)
@@ -95,7 +94,7 @@ def train(
         recipe,
         folder,
         model,
-        tokenizer,
+        start,
         adapted.merged if adapted else model.state_dict,
         [rollouts.take, *([kl.take] if kl else [])],
         watch,
@@ -130,6 +129,8 @@ def train(
             )
         )
         trainer.remove_callback(PrinterCallback)
+        if "training" in asked:
+            trainer.generation_config = asked["training"]
         sampled: dict[str, Any] = {}
         with (
             recorder.watching(),
@@ -143,6 +144,39 @@ def train(
         "end": _end(recorder, norm) | sampled,
         **({"collapsed": recorder.collapsed} if recorder.collapsed else {}),
     }
+
+
+def _sampling(
+    recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, GenerationConfig]:
+    """How completions are sampled: in `training`, in the `evaluation`, and those that `kl` is measured on."""
+    algorithm, found = recipe.algorithm, {}
+    if isinstance(algorithm, Sampling):
+        found["training"] = sampling(model, tokenizer, algorithm.temperature, algorithm.max_new_tokens)
+    if recipe.evaluation:
+        found["evaluation"] = settings_of(model, tokenizer, recipe)
+    if recipe.kl:
+        found["kl"] = sampling(model, tokenizer, 1.0, recipe.kl.max_new_tokens)
+    return found
+
+
+def _check_lengths(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[Row],
+    held_out: list[Example],
+) -> None:
+    """Whether all that training, evaluation and kl read and write fits into the model's context."""
+    prompts = [prompt_ids(tokenizer, row["prompt"], recipe.task.tools) for row in rows]
+    if isinstance(recipe.algorithm, Sampling):
+        check_fits(model, prompts, recipe.algorithm.max_new_tokens, "the task's prompts")
+    for name in ("completion", "chosen", "rejected"):
+        texts = [prompt_ids(tokenizer, row["prompt"] + row[name]) for row in rows if name in row]
+        check_fits(model, texts, 1, f"the task's rows with {name}")  # and the end of text
+    if recipe.kl:
+        check_fits(model, prompts[: recipe.kl.prompts], recipe.kl.max_new_tokens, "prompts of kl")
+    check_held_out(recipe, model, tokenizer, held_out)
 
 
 def _end(recorder: Recorder, norm: UpdateNorm | None) -> dict[str, Any]:
@@ -159,7 +193,8 @@ def _kl(
 ) -> KlToStart | None:
     if recipe.kl is None:
         return None
-    return KlToStart(model, tokenizer, [row["prompt"] for row in rows[: recipe.kl.prompts]], recipe.kl)
+    prompts = [prompt_ids(tokenizer, row["prompt"], recipe.task.tools) for row in rows[: recipe.kl.prompts]]
+    return KlToStart(model, prompts, sampling(model, tokenizer, 1.0, recipe.kl.max_new_tokens), recipe.kl)
 
 
 def _sparse(recipe: Recipe, model: PreTrainedModel, start: Path) -> Sparse | None:
@@ -171,15 +206,6 @@ def _sparse(recipe: Recipe, model: PreTrainedModel, start: Path) -> Sparse | Non
 def count(model: PreTrainedModel) -> int:
     """Weights that are trained, tied ones once."""
     return sum(weight.numel() for weight in trainable(model))
-
-
-def load(start: Path, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The start in float32 where it will be trained, and its tokenizer with a padding token."""
-    tokenizer = AutoTokenizer.from_pretrained(start)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
 def arguments(recipe: Recipe, scratch: str) -> dict[str, Any]:

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from scramble.axes import Array, Layout, Slot
 from scramble.checkpoints import Checkpoint
 from scramble.errors import CheckpointError, ManifestError, SymmetryError
 from scramble.families import Architecture
+from scramble.families.tie import head_and_embedding
 from scramble.manifest import ElementRecord, Elements, Manifest, Step
-from scramble.symmetries import Element, Permutation, Rotation, Symmetry
+from scramble.symmetries import Element, Permutation, Rotation, Symmetry, symmetry
+
+_PLACEBO_SEED = 1_000_003  # seeds of placebos are far from those that people count up from theirs
+_TRIES = 20
 
 Stage = Sequence[tuple[int | None, Element]]
 """Elements in the order in which they act, each in one layer or (None) in the whole model."""
@@ -43,23 +49,23 @@ def draw_steps(
     """Draw every requested symmetry for its layers; keys of the elements begin with `prefix`."""
     steps: list[Step] = []
     stored: dict[str, Array] = {}
-    for place, (symmetry, layers) in enumerate(requests):
+    for place, (chosen, layers) in enumerate(requests):
         for layer in layers:
             where = "model" if layer is None else layer
             records = []
-            for element in symmetry.draw(architecture, seed, layer):
-                key = f"{prefix}.{place}.{symmetry.name}.{where}.{element.axis}"
+            for element in chosen.draw(architecture, seed, layer):
+                key = f"{prefix}.{place}.{chosen.name}.{where}.{element.axis}"
                 stored[key] = element.data
                 records.append(
                     ElementRecord(key=key, kind=element.kind, axis=element.axis, over=element.over)
                 )
             steps.append(
                 Step(
-                    symmetry=symmetry.name,
-                    options=symmetry.model_dump(),
+                    symmetry=chosen.name,
+                    options=chosen.model_dump(),
                     layer=layer,
                     seed=seed,
-                    group=symmetry.group(architecture, layer),
+                    group=chosen.group(architecture, layer),
                     elements=tuple(records),
                 )
             )
@@ -132,6 +138,13 @@ def resolve(checkpoint: Checkpoint, forward: Stage) -> Actions:
     return touched
 
 
+def resolve_tied(checkpoint: Checkpoint, forward: Stage) -> Actions:
+    """The same, and what becomes of a tied head that this checkpoint does not store, but another may."""
+    actions = resolve(checkpoint, forward)
+    heads = {head: actions[name] for head, name in checkpoint.tied.items() if name in actions}
+    return {**heads, **actions}
+
+
 def _walk_back(slot: Slot, elements: Sequence[Element]) -> tuple[Mapping[str, int], list[Element]]:
     """Where a tensor comes from on the axes of its name, and what acts on it on its way here."""
     position, acting = dict(slot.position), list[Element]()
@@ -176,6 +189,29 @@ def _uneven(checkpoint: Checkpoint, name: str, axis: str) -> str | None:
     )
 
 
+def redrawn(manifest: Manifest, elements: Elements, architecture: Architecture, count: int) -> list[Stage]:
+    """Other elements of the groups that a manifest's were drawn from: placebos for an alignment.
+
+    Returns:
+        `count` stages. Every step of each is unlike the recorded step, unless its group is so small that
+        tries run out; in a small group, stages repeat.
+    """
+    return [
+        [pair for step in manifest.steps for pair in _redrawn(step, elements, architecture, number)]
+        for number in range(count)
+    ]
+
+
+def _redrawn(step: Step, elements: Elements, architecture: Architecture, number: int) -> Stage:
+    chosen, true = symmetry(step.symmetry, step.options), [one.element(elements) for one in step.elements]
+    for attempt in range(_TRIES):
+        seed = step.seed + _PLACEBO_SEED * (1 + _TRIES * number + attempt)
+        drawn = chosen.draw(architecture, seed, step.layer)
+        if any(not np.array_equal(one.data, other.data) for one, other in zip(drawn, true, strict=True)):
+            break
+    return [(step.layer, element) for element in drawn]
+
+
 def recorded(manifest: Manifest, elements: Elements, checkpoint: Checkpoint) -> Stage:
     """The elements of a whole manifest, for a checkpoint that they fit.
 
@@ -189,6 +225,8 @@ def recorded(manifest: Manifest, elements: Elements, checkpoint: Checkpoint) -> 
     touched: set[str] = set()
     for done in manifest.scrambles:
         touched |= resolve(checkpoint, recall(checkpoint.architecture, done.steps, elements)).keys()
-    if odd := sorted(touched ^ manifest.touched.keys()):
+    # A tied head may be stored or not, before training and after: what happens to it follows from the steps.
+    head = head_and_embedding(checkpoint.architecture.slots()) or ()
+    if odd := sorted((touched ^ manifest.touched.keys()) - {*head}):
         raise ManifestError(f"the manifest's steps and its list of tensors disagree on '{odd[0]}'")
     return forward

@@ -1,5 +1,9 @@
 """One class a cause. The command prints the message as one line and exits 2."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 
 class ScrambleError(Exception):
     """Something the caller gave cannot be used; the message says what, where, and what to do."""
@@ -51,6 +55,18 @@ class RecipeError(ScrambleError):
 
 class RunError(ScrambleError):
     """A training run failed; its folder says why."""
+
+
+class DamagedRunError(RunError):
+    """A run folder cannot be read, or its files do not fit each other. Nothing in it is ever changed.
+
+    Attributes:
+        why: which file, and what is wrong with it.
+    """
+
+    def __init__(self, folder: Path, why: str) -> None:
+        super().__init__(f"{folder}: damaged: {why}: put it back from a copy, or move the folder away")
+        self.why = why
 
 
 class MissingDependencyError(ScrambleError):

@@ -28,14 +28,25 @@ from torch.utils._pytree import tree_map
 from scramble.axes import Array
 from scramble.checkpoints import Checkpoint
 from scramble.errors import ScrambleError, UndecidedError
+from scramble.families import Architecture
 from scramble.modules import empty_model, give_back, placement
+from scramble.routing import Routing
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
 
+# Below this, a difference is the arithmetic's.
+RESOLUTION = {"float64": 1e-12, "float32": 1e-6}
 HEADS = ("lm_head", "embed_out")
 # Layers behind the last one, for predicting further tokens, take no part in the logits.
 _FURTHER_LAYER = re.compile(r"model\.layers\.\d+\..*")
+
+
+def takes_part(architecture: Architecture, name: str) -> bool:
+    """Whether the logits depend on a tensor: not on buffers, and not on layers behind the last one."""
+    slot = architecture.slots().get(name)
+    further = slot is not None and slot.layer is None and _FURTHER_LAYER.match(slot.local)
+    return slot is not None and not architecture.is_buffer(name) and not further
 
 
 @dataclass(frozen=True)
@@ -68,8 +79,12 @@ class Forward:
     Args:
         checkpoint: names, shapes and config of the model.
         values: float64 values of the base's tensors.
+        positions: of the tokens, for families that learn a vector for each; from zero if None.
+        alone: tensors that are tried one by one: name to the values that differ, and to noise in their place.
 
     Attributes:
+        seen: those of `alone` that, alone in the base, change what leaves their module, and more than noise.
+        routing: which experts the variants reach, by layer and place (the base is 0).
         arithmetic: `float64`, or `float32` where a layer does not fit in memory in float64.
         layer_errors: after `logits`, for each layer and variant, `||h - h_base|| / ||h_base||` of the hidden
             states that leave the layer.
@@ -84,12 +99,17 @@ class Forward:
         values: Callable[[str], Array],
         variants: Sequence[Variant],
         tokens: Int64[np.ndarray, "batch time"],
+        positions: Int64[np.ndarray, "batch time"] | None = None,
+        alone: Mapping[str, Sequence[Callable[[], Array]]] | None = None,
     ) -> None:
-        self.checkpoint, self.values = checkpoint, values
+        self.checkpoint, self.values, self.alone = checkpoint, values, alone or {}
         self.variants = [Variant(), *variants]
         self.device, self.dtype = placement(checkpoint)
         self.arithmetic = str(self.dtype).removeprefix("torch.")
         self.tokens = torch.from_numpy(tokens).to(self.device)
+        self.positions = None if positions is None else torch.from_numpy(positions).to(self.device)
+        self.seen: set[str] = set()
+        self.routing = Routing()
         self.layer_errors: list[list[float]] = []
         self._model = empty_model(checkpoint, self.dtype)
         self._together = True  # no station so far had weights that differ
@@ -100,17 +120,21 @@ class Forward:
 
     def logits(self) -> Iterator[Float[np.ndarray, "batch time vocab"]]:
         """One array a variant, the base first."""
-        self._call(self.tokens.repeat(len(self.variants), 1))
+        self._call(len(self.variants))
         last = self._left
         for place, variant in enumerate(self.variants):
             self._replayed, self._left = variant, (last[place],)
-            yield self._call(self.tokens).double().cpu().numpy()
+            yield self._call(1).double().cpu().numpy()
 
-    def _call(self, tokens: torch.Tensor) -> torch.Tensor:
+    def _call(self, count: int) -> torch.Tensor:
+        """Run the tokens `count` times side by side."""
+        given = {} if self.positions is None else {"position_ids": self.positions.repeat(count, 1)}
         raised = Float64() if self.dtype == torch.float64 else nullcontext()
         try:
             with torch.inference_mode(), raised:
-                logits: torch.Tensor = self._model(tokens, use_cache=False).logits
+                logits: torch.Tensor = self._model(
+                    self.tokens.repeat(count, 1), use_cache=False, **given
+                ).logits
         except ScrambleError:
             raise
         except Exception as error:  # whatever transformers' model can raise: no verdict is possible
@@ -125,8 +149,7 @@ class Forward:
         inside, outside = dict[int, list[str]](), list[str]()
         for name in self.checkpoint.tensors:
             slot = architecture.slots().get(name)
-            further = slot is not None and slot.layer is None and _FURTHER_LAYER.match(slot.local)
-            if slot is None or architecture.is_buffer(name) or further:
+            if slot is None or not takes_part(architecture, name):
                 if any(name in variant.values for variant in self.variants):
                     raise UndecidedError(f"'{name}' takes no part in the logits, so no check would see it")
                 continue
@@ -144,6 +167,7 @@ class Forward:
         ]
         small = [name for name in outside if name not in heads and name not in words]
         for module, layer in layers.items():
+            self.routing.watch(layer, module)
             self._wrap(module, self._layer, inside[layer])
         for module in self._model.modules():
             if module in within or not list(module.parameters(recurse=False)):
@@ -171,26 +195,56 @@ class Forward:
         """Call a module, once for each variant where their weights differ."""
         base = {name: self._tensor(self.values(name)) for name in names}
 
-        def call(variant: Variant, *inputs: Any) -> Any:
+        def call(variant: Variant, inputs: Any, place: int | None = None) -> Any:
             own = {name: self._tensor(get()) for name, get in variant.values.items() if name in base}
             self._load(module, base | own)
             positional, named = inputs
-            return forward(*positional, **named)
+            self.routing.variant = place
+            left = forward(*positional, **named)
+            self.routing.variant = None
+            if place == 0:
+                self._try_alone(module, forward, base, inputs, left)
+            return left
 
         try:
             if self._replayed is not None:
-                return call(self._replayed, args, kwargs)
+                place = 0 if self._replayed is self.variants[0] else None
+                return call(self._replayed, (args, kwargs), place)
             differ = any(variant.values.keys() & base.keys() for variant in self.variants)
             if not differ and not self._together:
-                return call(self.variants[0], args, kwargs)
+                return call(self.variants[0], (args, kwargs))
             count = len(self.variants) if differ else 1
             parts = [
-                call(self.variants[place], *self._split((args, kwargs), place)) for place in range(count)
+                call(self.variants[place], self._split((args, kwargs), place), place)
+                for place in range(count)
             ]
             self._together = self._together and not differ
             return self._join(parts if differ else parts * len(self.variants))
         finally:
             self._drop(module)
+
+    def _try_alone(
+        self,
+        module: torch.nn.Module,
+        forward: Callable[..., Any],
+        base: Mapping[str, torch.Tensor],
+        inputs: Any,
+        left: Any,
+    ) -> None:
+        """See which tensors of a module that holds the base's weights change what leaves it, each alone."""
+        for name in [name for name in base if name in self.alone and name not in self.seen]:
+            # One sequence shows almost every difference; what it does not show may take them all.
+            for count in dict.fromkeys((1, len(self.tokens))):
+                positional, named = self._first(inputs, count)
+                reference, effects = _states(self._first(left, count)), []
+                for get in self.alone[name]:
+                    self._load(module, {name: self._tensor(get())})
+                    gap = _states(forward(*positional, **named)) - reference
+                    effects.append(float(gap.norm() / reference.norm()))
+                if effects[0] > max(RESOLUTION[self.arithmetic], *effects[1:]):
+                    self.seen.add(name)
+                    break
+            self._load(module, {name: base[name]})
 
     def _layer(
         self,
@@ -250,7 +304,7 @@ class Forward:
             name = sorted([*found.unexpected_keys, *found.conversion_errors])[0]
             raise UndecidedError(f"'{name}' is no parameter of the transformers model")
         embedding = self._model.get_input_embeddings()
-        if module is self._model.get_output_embeddings() and module.weight.is_meta:
+        if module is self._model.get_output_embeddings() and not embedding.weight.is_meta:
             module.weight = embedding.weight
         if missing := [name for name, one in module.named_parameters() if one.is_meta]:
             raise UndecidedError(
@@ -276,6 +330,17 @@ class Forward:
             if not isinstance(leaf, torch.Tensor) or not leaf.ndim or leaf.shape[0] % (batch * count):
                 return leaf
             return leaf.tensor_split(count)[place]
+
+        return tree_map(part, tree)
+
+    def _first(self, tree: Any, count: int) -> Any:
+        """The first sequences of everything that belongs to one variant."""
+        batch = len(self.tokens)
+
+        def part(leaf: Any) -> Any:
+            if not isinstance(leaf, torch.Tensor) or leaf.ndim < 2 or leaf.shape[0] % batch:
+                return leaf
+            return leaf[: leaf.shape[0] // batch * count]
 
         return tree_map(part, tree)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from scramble.checkpoints import Checkpoint
+from scramble.configuration import configuration
 from scramble.errors import UndecidedError
 
 if TYPE_CHECKING:
@@ -46,13 +47,13 @@ def placement(checkpoint: Checkpoint) -> tuple[torch.device, torch.dtype]:
 def empty_model(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
     """The transformers model of a checkpoint, its buffers made and its parameters without memory."""
     from accelerate import init_empty_weights
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
     from transformers.initialization import no_init_weights
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    config = configuration(checkpoint)
     try:
-        config = CONFIG_MAPPING[checkpoint.config["model_type"]].from_dict(checkpoint.config)
         with no_init_weights(), init_empty_weights(include_buffers=False):
             model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._from_config(
                 config, dtype=dtype, experts_implementation="eager"

@@ -18,7 +18,7 @@ def assert_equivalent(base: str | Path, other: str | Path) -> None:
 
     Raises:
         AssertionError: they do not; the message has the measured errors and their bounds.
-        ScrambleError: they cannot be compared.
+        ScrambleError: they cannot be compared, or what differs is not seen in the logits (`UndecidedError`).
     """
     from scramble.operations.verify import verify
 

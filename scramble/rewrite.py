@@ -17,11 +17,13 @@ from scramble.errors import TargetError
 from scramble.manifest import MANIFEST, TouchedTensor
 from scramble.transform import rounded
 
+# Where transformers keeps the chat templates of a tokenizer that has several.
+CHAT_TEMPLATES = "additional_chat_templates"
 # Tensors at a time; more would outrun the disk, and each takes memory.
 WORKERS = 4
-# Other copies of the weights: they would still hold the old ones.
 # Descriptions of modules behind the model, in folders that are not carried over.
 _BEHIND = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
+# Other copies of the weights: they would still hold the old ones.
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".gguf", ".onnx")
 
 
@@ -73,12 +75,17 @@ def _replace(
 
 def copy_side_files(folder: Path, stage: Staging, renamed: Mapping[str, str | None]) -> None:
     for path in side_files(folder):
-        if name := renamed.get(path.name, path.name):
+        own = str(path.relative_to(folder))
+        if name := renamed.get(own, own):
+            (stage.folder / name).parent.mkdir(exist_ok=True)
             stage.copy(path, name)
 
 
 def side_files(folder: Path) -> Iterator[Path]:
-    """Tokenizer, generation config, index, licence: what stands beside the weights, one level deep."""
+    """Tokenizer, chat templates, generation config, index, licence: what stands beside the weights.
+
+    One level deep, and the folder of further chat templates that tokenizers have.
+    """
     others = {"config.json", MANIFEST, *_BEHIND}
     if (folder / SINGLE).exists():
         others.add(INDEX)  # of other shards, which transformers passes over
@@ -86,11 +93,13 @@ def side_files(folder: Path) -> Iterator[Path]:
         weights = path.suffix in (*_WEIGHTS, PARTIAL) or ".bin.index" in path.name
         if path.is_file() and not weights and path.name not in others:
             yield path
+    yield from sorted(path for path in folder.glob(f"{CHAT_TEMPLATES}/*.jinja") if path.is_file())
 
 
 def left_out(checkpoint: Checkpoint) -> list[str]:
     """Names in the folder that `rewrite` does not carry over: other copies of the weights, folders."""
-    kept = {path.name for path in side_files(checkpoint.folder)} | {"config.json", MANIFEST, "scramble"}
+    kept = {path.relative_to(checkpoint.folder).as_posix() for path in side_files(checkpoint.folder)}
+    kept |= {"config.json", MANIFEST, "scramble"}
     kept |= {checkpoint.place(shard) for shard in checkpoint.shards}
     parents = {parent.as_posix() for name in kept for parent in Path(name).parents}
     found = (path for name in parents for path in (checkpoint.folder / name).iterdir())

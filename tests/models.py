@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from scramble.families import FAMILIES as TABLES
 from scramble.forward import Float64
@@ -145,22 +145,23 @@ class Tiny:
 
     def build(self) -> PreTrainedModel:
         """A float64 model whose parameters are all random."""
-        model = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(self.family, **self.config),
-            dtype=torch.float64,
-            experts_implementation="eager",
-        )
-        generator = torch.Generator().manual_seed(self.seed)
-        with torch.no_grad():
-            biases = [(name, one) for name, one in model.named_buffers() if "correction_bias" in name]
-            for name, parameter in [*model.named_parameters(), *biases]:
-                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-                parameter.copy_(1 + 0.3 * noise if "norm" in name else 0.4 * noise)
-        return model.eval()
+        return built(AutoConfig.for_model(self.family, **self.config), self.seed)
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float64, shard: str = "1GB") -> Path:
         self.build().to(dtype).save_pretrained(folder, max_shard_size=shard)
         return folder
+
+
+def built(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
+    """A float64 model of a config whose parameters are all random."""
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float64, experts_implementation="eager")
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        biases = [(name, one) for name, one in model.named_buffers() if "correction_bias" in name]
+        for name, parameter in [*model.named_parameters(), *biases]:
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(1 + 0.3 * noise if "norm" in name else 0.4 * noise)
+    return model.eval()
 
 
 def tinies(families: tuple[str, ...] = FAMILIES) -> st.SearchStrategy[Tiny]:

@@ -23,7 +23,6 @@ from scramble.geometry.principal import count_masks_together, principal
 from scramble.geometry.spectra import measure_together, spectra
 from scramble.geometry.subspaces import PRINCIPAL_RANK, SPECTRA_RANK
 from scramble.updates.ends import Run, ends
-from scramble.updates.joint import MOST_RUNS
 from scramble.updates.tables import count_pairs, count_updates, diff, overlap
 
 Progress = Callable[[int, int], None]
@@ -45,8 +44,7 @@ class Comparison:
         places: sparsity, relative norm of the update, NSS, largest and mean principal angles (degrees, the
             larger of left and right), and the share of the update in the principal weights, of the measured
             matrices by module and by layer.
-        pairs: overlap of the updates of every two runs of one start, in the measured matrices; runs of a
-            start that has more than eight are left out.
+        pairs: overlap of the updates of every two runs of one start, in the measured matrices.
     """
 
     runs: pd.DataFrame
@@ -117,7 +115,7 @@ def compare(
                 **{name: whole[name] for name in ("nss", "angle_max", *_SHARES.values())},
             }
             places.append(table[table["level"].isin(("module", "layer"))].assign(name=names[at]))
-        if 1 < len(runs) <= MOST_RUNS:
+        if len(runs) > 1:
             counts = count_pairs(runs, ["raw"])
             found = overlap(counts[counts["tensor"].isin(tensors)], ["model"]).query("level == 'model'")
             ends_of = {run.name: names[at] for at, run in zip(group, runs, strict=True)}

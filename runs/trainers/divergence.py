@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import GenerationConfig, PreTrainedModel, TrainerCallback
 
 from runs.kl import Kl
 
@@ -22,28 +22,22 @@ class KlToStart(TrainerCallback):
     whatever training computes in; the mean over all tokens, the end of text among them.
 
     Made while the model still is the start.
+
+    Args:
+        prompts: tokens of each.
+        sampling: of the completions.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], settings: Kl
+        self, model: PreTrainedModel, prompts: list[list[int]], sampling: GenerationConfig, settings: Kl
     ) -> None:
         self.model, self.every, self.seen = model, settings.every, dict[str, float]()
         self.texts: list[tuple[Tensor, int]] = []
         with self._undisturbed():
             torch.manual_seed(settings.seed)
             for prompt in prompts:
-                ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)
-                text = model.generate(
-                    ids,
-                    attention_mask=torch.ones_like(ids),
-                    do_sample=True,
-                    temperature=1.0,
-                    top_k=0,
-                    top_p=1.0,
-                    max_new_tokens=settings.max_new_tokens,
-                    eos_token_id=tokenizer.eos_token_id,
-                    pad_token_id=tokenizer.pad_token_id,
-                )
+                ids = torch.tensor([prompt], device=model.device)
+                text = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=sampling)
                 self.texts.append((text, ids.shape[1]))
             self.start = [self._log_probabilities(*text) for text in self.texts]
 

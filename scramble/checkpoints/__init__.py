@@ -1,6 +1,6 @@
 """Reading and writing Hugging Face checkpoints as streams of bytes."""
 
-from scramble.checkpoints.folder import TIED, Checkpoint, open_checkpoint
+from scramble.checkpoints.folder import Checkpoint, open_checkpoint
 from scramble.checkpoints.source import locate, target_of
 from scramble.checkpoints.staging import PARTIAL, Staging, staging
 from scramble.checkpoints.storage import STORAGES, Storage
@@ -8,7 +8,6 @@ from scramble.checkpoints.storage import STORAGES, Storage
 __all__ = [
     "PARTIAL",
     "STORAGES",
-    "TIED",
     "Checkpoint",
     "Staging",
     "Storage",

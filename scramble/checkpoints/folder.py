@@ -18,17 +18,10 @@ from scramble.checkpoints.shard import Shard, TensorEntry, read_shard
 from scramble.checkpoints.storage import STORAGES, Storage
 from scramble.errors import CheckpointError, UnknownFamilyError
 from scramble.families import Architecture, Role, architecture, untabled
+from scramble.families.tie import head_and_embedding, is_tied, stated
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-# Output heads and the embeddings that a config may tie them to.
-TIED = (
-    ("lm_head.weight", "model.embed_tokens.weight"),
-    ("lm_head.weight", "transformer.wte.weight"),
-    ("lm_head.weight", "transformer.word_embeddings.weight"),
-    ("lm_head.weight", "model.decoder.embed_tokens.weight"),
-    ("embed_out.weight", "gpt_neox.embed_in.weight"),
-)
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -60,9 +53,35 @@ class Checkpoint:
         found.check({name: entry.shape for name, entry in self.tensors.items()})
         return found
 
+    @cached_property
+    def tied(self) -> Mapping[str, str]:
+        """The output head to the embedding that the config ties it to, whether the head is stored or not.
+
+        Empty where the config does not tie them; without a table also where they are not both stored.
+        """
+        try:
+            pair = head_and_embedding(self.architecture.slots())
+        except UnknownFamilyError:  # its updates can be counted all the same
+            pair = head_and_embedding(self.tensors)
+        if pair is None or (stated(self.config) is None and not self._is_copy(*pair)):
+            return {}
+        return dict([pair]) if is_tied(self.config) else {}
+
+    def _is_copy(self, head: str, embedding: str) -> bool:
+        """Whether a head, if it is stored, holds the embedding's words."""
+        return head not in self.tensors or np.array_equal(self.words(head), self.words(embedding))
+
+    def entry(self, name: str) -> TensorEntry:
+        """Where a tensor is stored: of a tied head that is not, its embedding."""
+        return self.tensors[name if name in self.tensors else self.tied.get(name, name)]
+
+    def holds(self, name: str) -> bool:
+        """Whether a tensor is stored, or a head that is tied to one that is."""
+        return name in self.tensors or self.tied.get(name) in self.tensors
+
     def words(self, name: str) -> Array:
         """Stored words of a tensor, a read-only memory map."""
-        return self.tensors[name].words()
+        return self.entry(name).words()
 
     def storage(self, name: str) -> Storage:
         """How a tensor's words stand for numbers.
@@ -70,7 +89,7 @@ class Checkpoint:
         Raises:
             CheckpointError: not a plain float.
         """
-        return self.tensors[name].storage
+        return self.entry(name).storage
 
     @cached_property
     def roles(self) -> Mapping[str, Role]:
@@ -110,11 +129,10 @@ class Checkpoint:
             CheckpointError: the config ties the head to the embedding, and another head is stored.
         """
         names = list(self.roles)
-        for head, embedding in TIED:
-            if self.config.get("tie_word_embeddings") and head in names and embedding in names:
-                if not np.array_equal(self.words(head), self.words(embedding)):
-                    raise CheckpointError(f"{self.folder}: {head} is tied, but differs from {embedding}")
-                names.remove(head)
+        for head, embedding in self.tied.items():
+            if not self._is_copy(head, embedding):
+                raise CheckpointError(f"{self.folder}: {head} is tied, but differs from {embedding}")
+            names = [name for name in names if name != head]
         return names
 
     def place(self, shard: Shard) -> str:

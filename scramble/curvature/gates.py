@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ from scramble.errors import SelectionError
 from scramble.geometry.matrices import Selection, matrices, read_ends
 from scramble.geometry.subspaces import EPS
 from scramble.prompts import LENGTH, MOST_SEQUENCES, read_prompts
+from scramble.runfolder import step_of
 from scramble.symmetries.draws import generator
 from scramble.updates.ends import Run
 from scramble.updates.masks import changed
@@ -166,12 +166,6 @@ def gates(
     columns = ["kl", "kl_error", "kl_reverse", "kl_reverse_error", "kl_norm", "fisher_norm"]
     whole = whole[["run", *columns, "fisher_over_kl_norm", "rayleigh"]].assign(level="model")
     return pd.concat(parts, ignore_index=True).merge(whole, on=["level", "run"], how="left")
-
-
-def step_of(end: str) -> int | None:
-    """The step of a checkpoint, from its folder's name."""
-    found = re.search(r"\bstep-(\d+)\b", end)
-    return int(found.group(1)) if found else None
 
 
 def _pooled(counts: pd.DataFrame, level: str) -> pd.DataFrame:

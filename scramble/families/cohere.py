@@ -1,7 +1,5 @@
 """Cohere (Command R): attention and MLP in parallel under one LayerNorm, interleaved rotary positions."""
 
-from functools import partial
-
 from scramble.families import decoder
 from scramble.families.family import Config, Constraint, Family, Table
 
@@ -13,15 +11,15 @@ _HEAD_NORMS: Table = {
 
 def _table(config: Config, layer: int) -> Table:
     table = {**decoder.ATTENTION, **decoder.GATED_MLP, "input_layernorm.weight": "|hidden|"}
-    if config.get("attention_bias"):
+    if config["attention_bias"]:
         table |= {**decoder.QKV_BIAS, **decoder.O_BIAS}
-    if config.get("use_qk_norm"):
+    if config["use_qk_norm"]:
         table |= _HEAD_NORMS
     return table
 
 
 def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
-    normed = decoder.QK_LAYER_NORM if config.get("use_qk_norm") else ()
+    normed = decoder.QK_LAYER_NORM if config["use_qk_norm"] else ()
     return (*decoder.rope(config, layer, layout="interleaved"), *normed, *decoder.LAYER_NORM)
 
 
@@ -30,6 +28,7 @@ COHERE = Family(
     sizes=decoder.sizes,
     table=_table,
     outside=decoder.outside,
-    optional=partial(decoder.optional, tied=True),
+    optional=decoder.optional,
     constraints=_constraints,
+    defaults={**decoder.DEFAULTS, "tie_word_embeddings": True, "attention_bias": False, "use_qk_norm": False},
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from scramble.errors import UnknownFamilyError
@@ -77,31 +78,44 @@ OUTSIDE: Table = {
 }
 
 
+# What the usual keys are taken for where `config.json` leaves them out. `head_dim` and the number of KV heads
+# are then derived, as they are from a null.
+DEFAULTS: Mapping[str, Any] = {
+    "tie_word_embeddings": False,
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "rope_scaling": None,
+    "rope_parameters": None,
+    "partial_rotary_factor": None,
+}
+
+
 def outside(config: Config) -> Table:
     return OUTSIDE
 
 
-def sizes(config: Config, *, kv_heads: int | None = None, head_dim: int | None = None) -> dict[str, Any]:
-    """Axis lengths from the usual config keys.
-
-    `head_dim` is read from the config first: it need not be hidden / heads (Qwen3). The keyword values are
-    the family's own defaults for keys that `config.json` may leave out.
-    """
+def sizes(config: Config) -> dict[str, Any]:
+    """Axis lengths from the usual config keys."""
     heads = config["num_attention_heads"]
-    kv_heads = config.get("num_key_value_heads") or kv_heads or heads
+    kv_heads = config["num_key_value_heads"] or heads
     if heads % kv_heads:
         raise UnknownFamilyError(f"config.json: {heads} query heads do not divide into {kv_heads} KV heads")
-    head_dim = config.get("head_dim") or head_dim or config["hidden_size"] // heads
+    channels = head_dim(config)
     return {
         "kv_head": kv_heads,
         "group": heads // kv_heads,
-        "qk": head_dim,
-        "v": head_dim,
-        "plane": head_dim // 2,
+        "qk": channels,
+        "v": channels,
+        "plane": channels // 2,
         "hidden": config["hidden_size"],
         "neuron": config["intermediate_size"],
         "vocab": config["vocab_size"],
     }
+
+
+def head_dim(config: Config) -> Any:
+    """Channels of a head: `head_dim` where the config has it, which need not be hidden / heads (Qwen3)."""
+    return config["head_dim"] or config["hidden_size"] // config["num_attention_heads"]
 
 
 def rope(
@@ -110,24 +124,23 @@ def rope(
     *,
     axis: str = "qk",
     layout: Literal["half", "interleaved"] = "half",
-    part: float | None = None,
+    part: str | None = None,
     rounded_up: bool = False,
 ) -> tuple[Constraint, ...]:
     """Rotary positions on all channels, or on the part that the config says.
 
     Args:
-        part: the family's own default, for families that can leave channels without positions.
+        part: the key that holds the part beside the rotary settings, in families that can leave channels
+            without positions.
         rounded_up: an odd number of channels is rounded up; otherwise it is refused.
 
     Raises:
         UnknownFamilyError: a part in a family that has none, or one that is not usable.
     """
-    parameters = config.get("rope_parameters") or {}
-    nested = parameters.get("partial_rotary_factor") if isinstance(parameters, dict) else None
-    asked = nested or config.get("partial_rotary_factor") or part or 1.0
+    asked = _part(config, part or "partial_rotary_factor")
     if not isinstance(asked, int | float) or not 0 < asked <= 1 or (part is None and asked != 1):
         raise UnknownFamilyError(f"config.json: rotary positions on a part of {asked} are not known here")
-    channels = int(sizes(config)["qk"] * asked)
+    channels = int(head_dim(config) * asked)
     if channels % 2 and not rounded_up:
         raise UnknownFamilyError(f"config.json: positions on {channels} channels, which are not pairs")
     channels += channels % 2
@@ -135,6 +148,28 @@ def rope(
     return (Constraint("rope", axis, note, layout=layout, channels=channels),)
 
 
-def optional(config: Config, *, tied: bool = False) -> frozenset[str]:
-    """What a checkpoint may lack; `tied` is the family's own default for a config that does not say."""
-    return frozenset({"lm_head.weight"} if config.get("tie_word_embeddings", tied) else ())
+def _part(config: Config, key: str) -> Any:
+    """The part of the channels that has rotary positions.
+
+    It stands in the rotary settings (`rope_scaling`, which overrules `rope_parameters`), in those of each
+    layer type, or beside them; a null beside them means all channels.
+
+    Raises:
+        UnknownFamilyError: layer types have different parts.
+    """
+    settings = config["rope_scaling"] or config["rope_parameters"] or {}
+    if not isinstance(settings, dict):
+        raise UnknownFamilyError(f"config.json: rotary settings of {settings!r} are not known here")
+    beside = 1.0 if config[key] is None else config[key]
+    nested = [one for one in settings.values() if isinstance(one, dict)]
+    parts = [one.get("partial_rotary_factor", beside) for one in (settings, *nested)]
+    if any(one != parts[0] for one in parts):
+        raise UnknownFamilyError(
+            "config.json: rotary positions on another part by layer type are not known here"
+        )
+    return parts[0]
+
+
+def optional(config: Config) -> frozenset[str]:
+    """What a checkpoint may lack."""
+    return frozenset({"lm_head.weight"} if config["tie_word_embeddings"] else ())

@@ -56,24 +56,24 @@ def _sizes(config: Config) -> dict[str, Any]:
         "neuron": config["intermediate_size"],
         "expert": config["n_routed_experts"],
         "expert_neuron": neuron,
-        "shared_neuron": neuron * (config.get("n_shared_experts") or 1),
+        "shared_neuron": neuron * (config["n_shared_experts"] or 1),
         "vocab": config["vocab_size"],
     }
-    return found | ({"q_latent": config["q_lora_rank"]} if config.get("q_lora_rank") else {})
+    return found | ({"q_latent": config["q_lora_rank"]} if config["q_lora_rank"] else {})
 
 
 def _table(config: Config, layer: int) -> Table:
-    query = _LATENT_QUERY if config.get("q_lora_rank") else _PLAIN_QUERY
+    query = _LATENT_QUERY if config["q_lora_rank"] else _PLAIN_QUERY
     table: dict[str, str] = {**_ATTENTION, **query, **decoder.PRE_NORMS}
-    if config.get("attention_bias"):
-        table |= {**_BIAS, **({"self_attn.q_a_proj.bias": "q_latent"} if config.get("q_lora_rank") else {})}
-    if layer >= config.get("first_k_dense_replace", 3):
+    if config["attention_bias"]:
+        table |= {**_BIAS, **({"self_attn.q_a_proj.bias": "q_latent"} if config["q_lora_rank"] else {})}
+    if layer >= config["first_k_dense_replace"]:
         return {**table, **EXPERTS, **_SHARED_EXPERTS}
     return {**table, **decoder.GATED_MLP}
 
 
 def _further(config: Config) -> Table:
-    count, layers = config.get("num_nextn_predict_layers") or 0, config["num_hidden_layers"]
+    count, layers = config["num_mtp_layers"] or 0, config["num_hidden_layers"]
     return {
         f"model.layers.{layer}.{name}": layout
         for layer in range(layers, layers + count)
@@ -90,11 +90,11 @@ def _optional(config: Config) -> frozenset[str]:
 
 
 def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
-    layout: Literal["interleaved", "half"] = "interleaved" if config.get("rope_interleave", True) else "half"
+    layout: Literal["interleaved", "half"] = "interleaved" if config["rope_interleave"] else "half"
     rope = Constraint("rope", "qk_rope", "rotary positions act on pairs of qk_rope channels", layout=layout)
-    if layer < config.get("first_k_dense_replace", 3):
+    if layer < config["first_k_dense_replace"]:
         return (rope,)
-    groups = config.get("n_group") or 1
+    groups = config["n_group"] or 1
     return (rope, Constraint("routing", "expert", "routing chooses groups of experts first", groups=groups))
 
 
@@ -106,6 +106,17 @@ DEEPSEEK_V3 = Family(
     outside=_outside,
     optional=_optional,
     constraints=_constraints,
+    defaults={
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+        "q_lora_rank": 1536,
+        "n_shared_experts": 1,
+        "first_k_dense_replace": 3,
+        "n_group": 8,
+        "rope_interleave": True,
+        "num_mtp_layers": 1,
+    },
+    aliases={"num_local_experts": "n_routed_experts", "num_nextn_predict_layers": "num_mtp_layers"},
     alternatives=FUSED_EXPERTS,
     folds=decoder.FOLDS
     | {"input_layernorm.weight": tuple(f"self_attn.{name}.weight" for name in _READS_ATTENTION)},

@@ -28,39 +28,36 @@ _OUTSIDE: Table = {
 
 def _sizes(config: Config) -> dict[str, Any]:
     heads, hidden = config["num_attention_heads"], config["hidden_size"]
-    several = config.get("new_decoder_architecture") or not config.get("multi_query", True)
+    several = config["new_decoder_architecture"] or not config["multi_query"]
     named = {
         "num_attention_heads": heads,
-        "num_key_value_heads": (config.get("num_kv_heads") or heads) if several else 1,
+        "num_key_value_heads": (config["num_kv_heads"] or heads) if several else 1,
         "hidden_size": hidden,
-        "intermediate_size": config.get("ffn_hidden_size") or 4 * hidden,
+        "intermediate_size": config["ffn_hidden_size"] or 4 * hidden,
         "vocab_size": config["vocab_size"],
+        "head_dim": None,
     }
     return decoder.sizes(named)
 
 
 def _norms(config: Config) -> tuple[str, ...]:
-    if not config.get("parallel_attn", True):
+    if not config["parallel_attn"]:
         return "input_layernorm", "post_attention_layernorm"
-    two = config.get("num_ln_in_parallel_attn") or (2 if config.get("new_decoder_architecture") else 1)
+    two = config["num_ln_in_parallel_attn"] or (2 if config["new_decoder_architecture"] else 1)
     return ("ln_attn", "ln_mlp") if two == 2 else ("input_layernorm",)
 
 
 def _table(config: Config, layer: int) -> Table:
     norms = {f"{name}.weight": "|hidden|" for name in _norms(config)}
     norms |= {f"{name}.bias": "hidden" for name in _norms(config)}
-    return {**_LAYER, **(_BIAS if config.get("bias") else {}), **norms}
+    return {**_LAYER, **(_BIAS if config["bias"] else {}), **norms}
 
 
 def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
-    if config.get("alibi"):
+    if config["alibi"]:
         alibi = Constraint("alibi", "kv_head", "ALiBi adds a slope of its own to each head")
         return (alibi, *decoder.LAYER_NORM)
     return (*decoder.rope(config, layer), *decoder.LAYER_NORM)
-
-
-def _optional(config: Config) -> frozenset[str]:
-    return decoder.optional(config, tied=True)
 
 
 FALCON = Family(
@@ -68,8 +65,21 @@ FALCON = Family(
     sizes=_sizes,
     table=_table,
     outside=lambda config: _OUTSIDE,
-    optional=_optional,
+    optional=decoder.optional,
     constraints=_constraints,
+    defaults={
+        **decoder.DEFAULTS,
+        "tie_word_embeddings": True,
+        "new_decoder_architecture": False,
+        "multi_query": True,
+        "num_kv_heads": None,
+        "ffn_hidden_size": None,
+        "parallel_attn": True,
+        "num_ln_in_parallel_attn": None,
+        "bias": False,
+        "alibi": False,
+    },
+    aliases={"n_embed": "hidden_size"},
     layer="transformer.h.{layer}.",
     base="transformer.",
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -54,11 +55,15 @@ class Family:
         buffers: names within a layer that hold no weights: a checkpoint may lack them, nothing moves them.
         alternatives: entries of a layer's table, and those that a checkpoint may hold in their place.
         constraints: (config, layer) to what sits on the axes there.
+        defaults: every key that the tables read and `config.json` may leave out, with what transformers'
+            config class takes then. A null is no default: it is read as transformers reads it.
+        aliases: other names of a key, which overrule it, as transformers' config class knows them.
         folds: config to `{norm: names of the linear maps that read it}`, in the layers and outside;
             what `scramble.fold` needs. Norms of gain `1 + weight` are named in `offset`.
         layer: the prefix of a layer's tensors.
         base: the prefix of the model without its head, which checkpoints may leave out everywhere.
         depth: the config's key for the number of layers.
+        first_position: the row of position zero in a table of learned positions.
     """
 
     name: str
@@ -69,11 +74,23 @@ class Family:
     buffers: frozenset[str] = frozenset()
     alternatives: tuple[tuple[Table, Table], ...] = ()
     constraints: Callable[[Config, int], tuple[Constraint, ...]] = lambda config, layer: ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
     folds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     offset: bool = False
     layer: str = "model.layers.{layer}."
     base: str = "model."
     depth: str = "num_hidden_layers"
+    first_position: int = 0
+
+    def read(self, config: Config) -> Config:
+        """A `config.json` with the family's defaults, under one name a key: what the tables are given."""
+        other = {name: config[alias] for alias, name in self.aliases.items() if config.get(alias) is not None}
+        return {**self.defaults, **config, **other}
+
+    def is_tied(self, config: Config) -> bool:
+        """Whether a `config.json` makes the output head the embedding."""
+        return bool(self.read(config)["tie_word_embeddings"])
 
 
 # What stands behind a weight's name where it is stored in a quantised format, in parts or beside scales.
@@ -87,6 +104,7 @@ class Architecture:
     """A family with one model's config: sizes are numbers, layers are counted, tables are read.
 
     Attributes:
+        config: as the family reads `config.json`.
         bare: the checkpoint leaves the family's `base` prefix out.
         chosen: those of the family's alternatives that the checkpoint has.
     """
@@ -99,13 +117,10 @@ class Architecture:
     layers: int = field(init=False)
 
     def __post_init__(self) -> None:
-        try:
+        object.__setattr__(self, "config", self.family.read(self.config))
+        with self._reading():
             sizes = dict(self.family.sizes(self.config))
             layers = self.config[self.family.depth]
-        except KeyError as key:
-            raise UnknownFamilyError(f"{self.family.name}: config.json has no {key}") from None
-        except TypeError:
-            raise UnknownFamilyError(f"{self.family.name}: a size in config.json is not a number") from None
         if bad := {
             name: size
             for name, size in [*sizes.items(), ("layers", layers)]
@@ -115,10 +130,27 @@ class Architecture:
         object.__setattr__(self, "sizes", sizes)
         object.__setattr__(self, "layers", layers)
 
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turn what a table stumbles over in a config into a refusal.
+
+        Raises:
+            UnknownFamilyError: a key is missing, or its value is of another type or out of range.
+        """
+        try:
+            yield
+        except KeyError as key:
+            raise UnknownFamilyError(f"{self.family.name}: config.json has no {key}") from None
+        except (AttributeError, ArithmeticError, IndexError, TypeError, ValueError) as error:
+            raise UnknownFamilyError(
+                f"{self.family.name}: config.json holds a value that cannot be read ({error})"
+            ) from None
+
     def constraints(self, layer: int | None) -> tuple[Constraint, ...]:
         """What sits on the axes of a layer, or of the whole model."""
         if layer is not None:
-            return self.family.constraints(self.config, layer)
+            with self._reading():
+                return self.family.constraints(self.config, layer)
         every = [one for number in range(self.layers) for one in self.constraints(number)]
         return tuple(dict.fromkeys(every))
 
@@ -129,7 +161,12 @@ class Architecture:
     @cached_property
     def _by_layer(self) -> list[dict[str, Slot]]:
         prefixes = [self.family.layer.replace("{layer}", str(layer)) for layer in range(self.layers)]
-        return [self._expand(prefix, self._table(layer), layer) for layer, prefix in enumerate(prefixes)]
+        with self._reading():
+            tables = [self._table(layer) for layer in range(self.layers)]
+        return [
+            self._expand(prefix, table, layer)
+            for layer, (prefix, table) in enumerate(zip(prefixes, tables, strict=True))
+        ]
 
     def _table(self, layer: int) -> Table:
         table = dict(self.family.table(self.config, layer))
@@ -140,7 +177,9 @@ class Architecture:
 
     @cached_property
     def _all(self) -> dict[str, Slot]:
-        outside = self._expand("", self.family.outside(self.config), None)
+        with self._reading():
+            table = self.family.outside(self.config)
+        outside = self._expand("", table, None)
         return outside | {name: slot for layer in self._by_layer for name, slot in layer.items()}
 
     def _expand(self, prefix: str, table: Table, layer: int | None) -> dict[str, Slot]:

@@ -1,7 +1,5 @@
 """Gemma 1, 2 and 3 (text): gains of `1 + weight`; 2 adds norms after each block, 3 on q and k."""
 
-from functools import partial
-
 from scramble.families import decoder
 from scramble.families.family import Config, Constraint, Family, Table
 
@@ -13,7 +11,7 @@ _FEEDFORWARD_NORMS: Table = {
 
 def _table(config: Config, layer: int) -> Table:
     table = {**decoder.ATTENTION, **decoder.GATED_MLP, **decoder.PRE_NORMS, **decoder.ROTARY_BUFFER}
-    if config.get("attention_bias"):
+    if config["attention_bias"]:
         table |= {**decoder.QKV_BIAS, **decoder.O_BIAS}
     return table
 
@@ -34,32 +32,36 @@ def _constraints3(config: Config, layer: int) -> tuple[Constraint, ...]:
     return (*_constraints2(config, layer), *decoder.QK_GAIN)
 
 
+_DEFAULTS = {**decoder.DEFAULTS, "tie_word_embeddings": True, "head_dim": 256, "attention_bias": False}
 GEMMA = Family(
     name="gemma",
-    sizes=partial(decoder.sizes, kv_heads=16, head_dim=256),
+    sizes=decoder.sizes,
     table=_table,
     outside=decoder.outside,
-    optional=partial(decoder.optional, tied=True),
+    optional=decoder.optional,
     buffers=decoder.BUFFERS,
     constraints=decoder.rope,
+    defaults={**_DEFAULTS, "num_key_value_heads": 16},
     folds=decoder.FOLDS,
     offset=True,
 )
 GEMMA2 = Family(
     name="gemma2",
-    sizes=partial(decoder.sizes, kv_heads=4, head_dim=256),
+    sizes=decoder.sizes,
     table=_table2,
     outside=decoder.outside,
-    optional=partial(decoder.optional, tied=True),
+    optional=decoder.optional,
     buffers=decoder.BUFFERS,
     constraints=_constraints2,
+    defaults={**_DEFAULTS, "num_key_value_heads": 4},
 )
 GEMMA3 = Family(
     name="gemma3_text",
-    sizes=partial(decoder.sizes, kv_heads=4, head_dim=256),
+    sizes=decoder.sizes,
     table=_table3,
     outside=decoder.outside,
-    optional=partial(decoder.optional, tied=True),
+    optional=decoder.optional,
     buffers=decoder.BUFFERS,
     constraints=_constraints3,
+    defaults={**_DEFAULTS, "num_key_value_heads": 4},
 )

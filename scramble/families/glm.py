@@ -1,7 +1,5 @@
 """GLM-4: `glm` (GLM-4-9B) and `glm4` (GLM-4-0414, with norms after each block); interleaved positions."""
 
-from functools import partial
-
 from scramble.families import decoder
 from scramble.families.family import Config, Constraint, Family, Table
 
@@ -12,7 +10,7 @@ _POST_NORMS: Table = {
 
 
 def _table(config: Config, layer: int) -> Table:
-    bias = decoder.QKV_BIAS if config.get("attention_bias", True) else {}
+    bias = decoder.QKV_BIAS if config["attention_bias"] else {}
     return {**decoder.ATTENTION, **bias, **decoder.FUSED_MLP, **decoder.PRE_NORMS, **decoder.ROTARY_BUFFER}
 
 
@@ -21,30 +19,38 @@ def _table4(config: Config, layer: int) -> Table:
 
 
 def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
-    return decoder.rope(config, layer, layout="interleaved", part=0.5, rounded_up=True)
+    return decoder.rope(config, layer, layout="interleaved", part="partial_rotary_factor", rounded_up=True)
 
 
 def _constraints4(config: Config, layer: int) -> tuple[Constraint, ...]:
     return (*_constraints(config, layer), *decoder.POST_NORM)
 
 
-_SIZES = partial(decoder.sizes, kv_heads=2, head_dim=128)
+_DEFAULTS = {
+    **decoder.DEFAULTS,
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "attention_bias": True,
+    "partial_rotary_factor": 0.5,
+}
 GLM = Family(
     name="glm",
-    sizes=_SIZES,
+    sizes=decoder.sizes,
     table=_table,
     outside=decoder.outside,
     optional=decoder.optional,
     buffers=decoder.BUFFERS,
     constraints=_constraints,
+    defaults=_DEFAULTS,
     folds=decoder.FOLDS,
 )
 GLM4 = Family(
     name="glm4",
-    sizes=_SIZES,
+    sizes=decoder.sizes,
     table=_table4,
     outside=decoder.outside,
     optional=decoder.optional,
     buffers=decoder.BUFFERS,
     constraints=_constraints4,
+    defaults=_DEFAULTS,
 )

@@ -39,7 +39,7 @@ def _sizes(config: Config) -> dict[str, Any]:
         "qk": hidden // heads,
         "v": hidden // heads,
         "hidden": hidden,
-        "neuron": config.get("n_inner") or 4 * hidden,
+        "neuron": config["n_inner"] or 4 * hidden,
         "vocab": config["vocab_size"],
         "position": config["n_positions"],
         "one": 1,
@@ -54,18 +54,21 @@ def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
     return decoder.LAYER_NORM
 
 
-def _optional(config: Config) -> frozenset[str]:
-    return decoder.optional(config, tied=True)
-
-
 GPT2 = Family(
     name="gpt2",
     sizes=_sizes,
     table=_table,
     outside=lambda config: _OUTSIDE,
-    optional=_optional,
+    optional=decoder.optional,
     buffers=frozenset(_MASK),
     constraints=_constraints,
+    defaults={"tie_word_embeddings": True, "n_inner": None, "n_positions": 1024},
+    aliases={
+        "hidden_size": "n_embd",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+        "max_position_embeddings": "n_positions",
+    },
     layer="transformer.h.{layer}.",
     base="transformer.",
     depth="n_layer",

@@ -35,21 +35,26 @@ _OUTSIDE: Table = {
 }
 
 
+def _plain(config: Config) -> Config:
+    """Without the keys for heads that transformers' model of this family does not read."""
+    return {**config, "num_key_value_heads": None, "head_dim": None}
+
+
 def _rope(config: Config, layer: int) -> tuple[Constraint, ...]:
-    return decoder.rope(config, layer, part=config.get("rotary_pct", 0.25))
+    return decoder.rope(_plain(config), layer, part="rotary_pct")
 
 
 def _sizes(config: Config) -> dict[str, Any]:
     channels = _rope(config, 0)[0].channels or 0
-    return decoder.sizes(config) | {
+    return decoder.sizes(_plain(config)) | {
         "plane": channels // 2,
-        "position": config.get("max_position_embeddings", 2048),
+        "position": config["max_position_embeddings"],
         "one": 1,
     }
 
 
 def _table(config: Config, layer: int) -> Table:
-    return {**_ATTENTION, **(_BIAS if config.get("attention_bias", True) else {}), **_REST, **_BUFFERS}
+    return {**_ATTENTION, **(_BIAS if config["attention_bias"] else {}), **_REST, **_BUFFERS}
 
 
 def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
@@ -57,7 +62,7 @@ def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
 
 
 def _optional(config: Config) -> frozenset[str]:
-    return frozenset({"embed_out.weight"} if config.get("tie_word_embeddings") else ())
+    return frozenset({"embed_out.weight"} if config["tie_word_embeddings"] else ())
 
 
 GPT_NEOX = Family(
@@ -68,6 +73,12 @@ GPT_NEOX = Family(
     optional=_optional,
     buffers=frozenset(_BUFFERS),
     constraints=_constraints,
+    defaults={
+        **decoder.DEFAULTS,
+        "rotary_pct": 0.25,
+        "attention_bias": True,
+        "max_position_embeddings": 2048,
+    },
     layer="gpt_neox.layers.{layer}.",
     base="gpt_neox.",
 )

@@ -20,12 +20,12 @@ _EXPERTS: Table = {
 
 
 def _sizes(config: Config) -> dict[str, Any]:
-    found = decoder.sizes(config, kv_heads=8, head_dim=64)
+    found = decoder.sizes(config)
     return found | {"expert": config["num_local_experts"], "expert_neuron": found["neuron"], "pair": 2}
 
 
 def _table(config: Config, layer: int) -> Table:
-    bias = {**decoder.QKV_BIAS, **decoder.O_BIAS} if config.get("attention_bias", True) else {}
+    bias = {**decoder.QKV_BIAS, **decoder.O_BIAS} if config["attention_bias"] else {}
     return {**_ATTENTION, **bias, **_EXPERTS, **decoder.PRE_NORMS}
 
 
@@ -36,6 +36,8 @@ GPT_OSS = Family(
     outside=decoder.outside,
     optional=decoder.optional,
     constraints=decoder.rope,
+    defaults={**decoder.DEFAULTS, "num_key_value_heads": 8, "head_dim": 64, "attention_bias": True},
+    aliases={"num_experts": "num_local_experts"},
     folds=decoder.FOLDS
     | {"post_attention_layernorm.weight": ("mlp.router.weight", "mlp.experts.gate_up_proj")},
 )

@@ -12,5 +12,6 @@ GRANITE = Family(
     optional=decoder.optional,
     buffers=decoder.BUFFERS,
     constraints=decoder.rope,
+    defaults={**decoder.DEFAULTS, "attention_bias": False, "mlp_bias": False},
     folds=decoder.FOLDS,
 )

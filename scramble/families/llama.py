@@ -6,9 +6,9 @@ from scramble.families.family import Config, Family, Table
 
 def _table(config: Config, layer: int) -> Table:
     table = {**decoder.ATTENTION, **decoder.GATED_MLP, **decoder.PRE_NORMS, **decoder.ROTARY_BUFFER}
-    if config.get("attention_bias"):
+    if config["attention_bias"]:
         table |= {**decoder.QKV_BIAS, **decoder.O_BIAS}
-    if config.get("mlp_bias"):
+    if config["mlp_bias"]:
         table |= decoder.GATED_MLP_BIAS
     return table
 
@@ -21,5 +21,6 @@ LLAMA = Family(
     optional=decoder.optional,
     buffers=decoder.BUFFERS,
     constraints=decoder.rope,
+    defaults={**decoder.DEFAULTS, "attention_bias": False, "mlp_bias": False},
     folds=decoder.FOLDS,
 )

@@ -1,7 +1,5 @@
 """Mistral: Llama's layout without biases; the config may give a head_dim of its own (Nemo, Small)."""
 
-from functools import partial
-
 from scramble.families import decoder
 from scramble.families.family import Config, Family, Table
 
@@ -12,11 +10,12 @@ def _table(config: Config, layer: int) -> Table:
 
 MISTRAL = Family(
     name="mistral",
-    sizes=partial(decoder.sizes, kv_heads=8),
+    sizes=decoder.sizes,
     table=_table,
     outside=decoder.outside,
     optional=decoder.optional,
     buffers=decoder.BUFFERS,
     constraints=decoder.rope,
+    defaults={**decoder.DEFAULTS, "num_key_value_heads": 8},
     folds=decoder.FOLDS,
 )

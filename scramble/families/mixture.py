@@ -3,7 +3,6 @@
 Experts stand in tensors' names; or a layer's experts in one tensor, as transformers holds them in memory.
 """
 
-from functools import partial
 from typing import Any
 
 from scramble.families import decoder
@@ -36,21 +35,15 @@ _SHARED_EXPERT: Table = {
 
 
 def _mixtral_sizes(config: Config) -> dict[str, Any]:
-    found = decoder.sizes(config, kv_heads=8)
+    found = decoder.sizes(config)
     return found | {"expert": config["num_local_experts"], "expert_neuron": found["neuron"]}
 
 
-def _experts(config: Config) -> int:
-    """`num_experts` on the hub, `num_local_experts` in what transformers saves."""
-    found: int = config["num_experts"] if "num_experts" in config else config["num_local_experts"]
-    return found
-
-
-def _qwen_sizes(config: Config, *, kv_heads: int) -> dict[str, Any]:
-    found = decoder.sizes(config, kv_heads=kv_heads)
-    if _experts(config):
-        found |= {"expert": _experts(config), "expert_neuron": config["moe_intermediate_size"]}
-    if config.get("shared_expert_intermediate_size"):
+def _qwen_sizes(config: Config) -> dict[str, Any]:
+    found = decoder.sizes(config)
+    if config["num_experts"]:
+        found |= {"expert": config["num_experts"], "expert_neuron": config["moe_intermediate_size"]}
+    if config["shared_expert_intermediate_size"]:
         found |= {"shared_neuron": config["shared_expert_intermediate_size"], "one": 1}
     return found
 
@@ -60,19 +53,19 @@ def _mixtral_table(config: Config, layer: int) -> Table:
 
 
 def _is_sparse(config: Config, layer: int) -> bool:
-    dense = layer in (config.get("mlp_only_layers") or ()) or not _experts(config)
-    return not dense and (layer + 1) % (config.get("decoder_sparse_step") or 1) == 0
+    dense = layer in (config["mlp_only_layers"] or ()) or not config["num_experts"]
+    return not dense and (layer + 1) % (config["decoder_sparse_step"] or 1) == 0
 
 
 def _qwen2_table(config: Config, layer: int) -> Table:
     mlp = {**EXPERTS, **_SHARED_EXPERT} if _is_sparse(config, layer) else decoder.GATED_MLP
-    bias = decoder.QKV_BIAS if config.get("qkv_bias", True) else {}
+    bias = decoder.QKV_BIAS if config["qkv_bias"] else {}
     return {**decoder.ATTENTION, **bias, **decoder.PRE_NORMS, **mlp}
 
 
 def _qwen3_table(config: Config, layer: int) -> Table:
     mlp = EXPERTS if _is_sparse(config, layer) else decoder.GATED_MLP
-    bias = {**decoder.QKV_BIAS, **decoder.O_BIAS} if config.get("attention_bias") else {}
+    bias = {**decoder.QKV_BIAS, **decoder.O_BIAS} if config["attention_bias"] else {}
     return {**decoder.ATTENTION, **bias, **decoder.QK_NORM, **decoder.PRE_NORMS, **mlp}
 
 
@@ -80,6 +73,7 @@ def _qwen3_constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
     return (*decoder.rope(config, layer), *decoder.QK_GAIN)
 
 
+_SPARSE = {"mlp_only_layers": None, "decoder_sparse_step": 1, "shared_expert_intermediate_size": None}
 MIXTRAL = Family(
     name="mixtral",
     sizes=_mixtral_sizes,
@@ -87,6 +81,8 @@ MIXTRAL = Family(
     outside=decoder.outside,
     optional=decoder.optional,
     constraints=decoder.rope,
+    defaults={**decoder.DEFAULTS, "num_key_value_heads": 8},
+    aliases={"num_experts": "num_local_experts"},
     alternatives=((_MIXTRAL, {**_FUSED, **_ROUTER}),),
     folds=decoder.FOLDS
     | {
@@ -98,21 +94,30 @@ MIXTRAL = Family(
 )
 QWEN2_MOE = Family(
     name="qwen2_moe",
-    sizes=partial(_qwen_sizes, kv_heads=16),
+    sizes=_qwen_sizes,
     table=_qwen2_table,
     outside=decoder.outside,
     optional=decoder.optional,
     constraints=decoder.rope,
+    defaults={
+        **decoder.DEFAULTS,
+        **_SPARSE,
+        "num_key_value_heads": 16,
+        "shared_expert_intermediate_size": 5632,
+        "qkv_bias": True,
+    },
     alternatives=FUSED_EXPERTS,
     folds=decoder.FOLDS,
 )
 QWEN3_MOE = Family(
     name="qwen3_moe",
-    sizes=partial(_qwen_sizes, kv_heads=4),
+    sizes=_qwen_sizes,
     table=_qwen3_table,
     outside=decoder.outside,
     optional=decoder.optional,
     constraints=_qwen3_constraints,
+    defaults={**decoder.DEFAULTS, **_SPARSE, "num_key_value_heads": 4, "attention_bias": False},
+    aliases={"num_local_experts": "num_experts"},
     alternatives=FUSED_EXPERTS,
     folds=decoder.FOLDS,
 )

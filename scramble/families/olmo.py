@@ -6,7 +6,7 @@ from scramble.families.family import Config, Constraint, Family, Table
 
 def _table(config: Config, layer: int) -> Table:
     table = {**decoder.ATTENTION, **decoder.GATED_MLP}
-    if config.get("attention_bias"):
+    if config["attention_bias"]:
         table |= {**decoder.QKV_BIAS, **decoder.O_BIAS}
     return table
 
@@ -17,7 +17,7 @@ def _outside(config: Config) -> Table:
 
 def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
     rope = (*decoder.rope(config, layer), *decoder.LAYER_NORM)
-    if config.get("clip_qkv") is None:
+    if config["clip_qkv"] is None:
         return rope
     clamps = tuple(Constraint("clamp", axis, "clip_qkv clamps q, k and v") for axis in ("qk", "v"))
     return (*rope, *clamps)
@@ -38,6 +38,7 @@ OLMO = Family(
     outside=_outside,
     optional=decoder.optional,
     constraints=_constraints,
+    defaults={**decoder.DEFAULTS, "attention_bias": False, "clip_qkv": None},
 )
 OLMO2 = Family(
     name="olmo2",
@@ -46,4 +47,5 @@ OLMO2 = Family(
     outside=decoder.outside,
     optional=decoder.optional,
     constraints=_constraints2,
+    defaults={**decoder.DEFAULTS, "attention_bias": False},
 )

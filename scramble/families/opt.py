@@ -26,19 +26,19 @@ _DECODER = "model.decoder."
 def _sizes(config: Config) -> dict[str, Any]:
     named = {**config, "intermediate_size": config["ffn_dim"], "num_key_value_heads": None, "head_dim": None}
     return decoder.sizes(named) | {
-        "embedding": config.get("word_embed_proj_dim") or config["hidden_size"],
+        "embedding": config["word_embed_proj_dim"] or config["hidden_size"],
         "position": config["max_position_embeddings"] + 2,
     }
 
 
 def _affine(config: Config, names: tuple[str, ...]) -> Table:
-    if not config.get("layer_norm_elementwise_affine", True):
+    if not config["layer_norm_elementwise_affine"]:
         return {}
     return {f"{name}.weight": "|hidden|" for name in names} | {f"{name}.bias": "hidden" for name in names}
 
 
 def _table(config: Config, layer: int) -> Table:
-    bias = _BIAS if config.get("enable_bias", True) else {}
+    bias = _BIAS if config["enable_bias"] else {}
     return {**_LAYER, **bias, **_affine(config, _NORMS)}
 
 
@@ -55,7 +55,7 @@ def _outside(config: Config) -> Table:
             f"{_DECODER}project_in.weight": "hidden embedding",
             f"{_DECODER}project_out.weight": "embedding hidden",
         }
-    if config.get("do_layer_norm_before", True) and not config.get("_remove_final_layer_norm"):
+    if config["do_layer_norm_before"] and not config["_remove_final_layer_norm"]:
         table |= _affine(config, (f"{_DECODER}final_layer_norm",))
     return table
 
@@ -64,17 +64,22 @@ def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
     return decoder.LAYER_NORM
 
 
-def _optional(config: Config) -> frozenset[str]:
-    return decoder.optional(config, tied=True)
-
-
 OPT = Family(
     name="opt",
     sizes=_sizes,
     table=_table,
     outside=_outside,
-    optional=_optional,
+    optional=decoder.optional,
     constraints=_constraints,
+    defaults={
+        "tie_word_embeddings": True,
+        "word_embed_proj_dim": None,
+        "layer_norm_elementwise_affine": True,
+        "enable_bias": True,
+        "do_layer_norm_before": True,
+        "_remove_final_layer_norm": False,
+    },
     layer="model.decoder.layers.{layer}.",
     base="model.",
+    first_position=2,
 )

@@ -33,12 +33,12 @@ _OUTSIDE: Table = {
 
 
 def _table(config: Config, layer: int) -> Table:
-    return {**_LAYER, **(_QK_LAYER_NORM if config.get("qk_layernorm") else {}), **decoder.ROTARY_BUFFER}
+    return {**_LAYER, **(_QK_LAYER_NORM if config["qk_layernorm"] else {}), **decoder.ROTARY_BUFFER}
 
 
 def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
-    normed = decoder.QK_LAYER_NORM if config.get("qk_layernorm") else ()
-    return (*decoder.rope(config, layer, part=0.5), *normed, *decoder.LAYER_NORM)
+    normed = decoder.QK_LAYER_NORM if config["qk_layernorm"] else ()
+    return (*decoder.rope(config, layer, part="partial_rotary_factor"), *normed, *decoder.LAYER_NORM)
 
 
 PHI = Family(
@@ -49,4 +49,5 @@ PHI = Family(
     optional=decoder.optional,
     buffers=decoder.BUFFERS,
     constraints=_constraints,
+    defaults={**decoder.DEFAULTS, "partial_rotary_factor": 0.5, "qk_layernorm": False},
 )

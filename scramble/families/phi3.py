@@ -16,6 +16,7 @@ PHI3 = Family(
     table=_table,
     outside=decoder.outside,
     optional=decoder.optional,
-    constraints=partial(decoder.rope, part=1.0, rounded_up=True),
+    constraints=partial(decoder.rope, part="partial_rotary_factor", rounded_up=True),
+    defaults=decoder.DEFAULTS,
     folds=decoder.FOLDS,
 )

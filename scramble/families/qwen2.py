@@ -1,7 +1,5 @@
 """Qwen 2 and 2.5 (DeepSeek-R1-Distill-Qwen): biases on q, k and v, none on the output projection."""
 
-from functools import partial
-
 from scramble.families import decoder
 from scramble.families.family import Config, Family, Table
 
@@ -12,10 +10,11 @@ def _table(config: Config, layer: int) -> Table:
 
 QWEN2 = Family(
     name="qwen2",
-    sizes=partial(decoder.sizes, kv_heads=32),
+    sizes=decoder.sizes,
     table=_table,
     outside=decoder.outside,
     optional=decoder.optional,
     constraints=decoder.rope,
+    defaults={**decoder.DEFAULTS, "num_key_value_heads": 32},
     folds=decoder.FOLDS,
 )

@@ -1,14 +1,12 @@
 """Qwen 3 (dense): RMS norms with gains on q and k, and a head_dim that is not hidden / heads."""
 
-from functools import partial
-
 from scramble.families import decoder
 from scramble.families.family import Config, Constraint, Family, Table
 
 
 def _table(config: Config, layer: int) -> Table:
     table = {**decoder.ATTENTION, **decoder.QK_NORM, **decoder.GATED_MLP, **decoder.PRE_NORMS}
-    if config.get("attention_bias"):
+    if config["attention_bias"]:
         table |= {**decoder.QKV_BIAS, **decoder.O_BIAS}
     return table
 
@@ -19,10 +17,11 @@ def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
 
 QWEN3 = Family(
     name="qwen3",
-    sizes=partial(decoder.sizes, kv_heads=32, head_dim=128),
+    sizes=decoder.sizes,
     table=_table,
     outside=decoder.outside,
     optional=decoder.optional,
     constraints=_constraints,
+    defaults={**decoder.DEFAULTS, "num_key_value_heads": 32, "head_dim": 128, "attention_bias": False},
     folds=decoder.FOLDS,
 )

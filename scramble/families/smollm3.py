@@ -1,7 +1,5 @@
 """SmolLM 3: Llama's layout, with layers that have no rotary positions."""
 
-from functools import partial
-
 from scramble.families import decoder
 from scramble.families.family import Config, Constraint, Family
 from scramble.families.llama import LLAMA
@@ -9,19 +7,27 @@ from scramble.families.llama import LLAMA
 
 def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
     """`no_rope_layers[i] = 1` means that positions are *on* in layer i; by default every fourth has none."""
-    every = config.get("no_rope_layer_interval", 4)
-    flags = config.get("no_rope_layers")
-    rotary = flags[layer] if flags else (layer + 1) % every != 0
+    flags = config["no_rope_layers"]
+    rotary = (layer + 1) % config["no_rope_layer_interval"] != 0 if flags is None else flags[layer]
     return decoder.rope(config, layer) if rotary else ()
 
 
 SMOLLM3 = Family(
     name="smollm3",
-    sizes=partial(decoder.sizes, kv_heads=4),
+    sizes=decoder.sizes,
     table=LLAMA.table,
     outside=decoder.outside,
-    optional=partial(decoder.optional, tied=True),
+    optional=decoder.optional,
     buffers=decoder.BUFFERS,
     constraints=_constraints,
+    defaults={
+        **decoder.DEFAULTS,
+        "tie_word_embeddings": True,
+        "num_key_value_heads": 4,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "no_rope_layers": None,
+        "no_rope_layer_interval": 4,
+    },
     folds=decoder.FOLDS,
 )

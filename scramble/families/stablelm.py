@@ -1,7 +1,5 @@
 """StableLM 2: LayerNorms, positions on a quarter of the channels, in some sizes a LayerNorm of each head."""
 
-from functools import partial
-
 from scramble.families import decoder
 from scramble.families.family import Config, Constraint, Family, Table
 
@@ -18,26 +16,34 @@ _HEAD_NORMS: Table = {
 
 def _table(config: Config, layer: int) -> Table:
     table = {**decoder.ATTENTION, **decoder.GATED_MLP, **_NORM, **decoder.ROTARY_BUFFER}
-    if config.get("use_qkv_bias"):
+    if config["use_qkv_bias"]:
         table |= decoder.QKV_BIAS
-    if config.get("qk_layernorm"):
+    if config["qk_layernorm"]:
         table |= _HEAD_NORMS
-    if not config.get("use_parallel_residual"):
+    if not config["use_parallel_residual"]:
         table |= _SECOND_NORM
     return table
 
 
 def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
-    normed = decoder.QK_LAYER_NORM if config.get("qk_layernorm") else ()
-    return (*decoder.rope(config, layer, part=0.25), *normed, *decoder.LAYER_NORM)
+    normed = decoder.QK_LAYER_NORM if config["qk_layernorm"] else ()
+    return (*decoder.rope(config, layer, part="partial_rotary_factor"), *normed, *decoder.LAYER_NORM)
 
 
 STABLELM = Family(
     name="stablelm",
-    sizes=partial(decoder.sizes, kv_heads=32),
+    sizes=decoder.sizes,
     table=_table,
     outside=lambda config: {**decoder.OUTSIDE, "model.norm.bias": "hidden"},
     optional=decoder.optional,
     buffers=decoder.BUFFERS,
     constraints=_constraints,
+    defaults={
+        **decoder.DEFAULTS,
+        "num_key_value_heads": 32,
+        "partial_rotary_factor": 0.25,
+        "use_qkv_bias": False,
+        "qk_layernorm": False,
+        "use_parallel_residual": False,
+    },
 )

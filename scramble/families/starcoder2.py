@@ -1,7 +1,5 @@
 """StarCoder 2: LayerNorm and a plain MLP, with biases everywhere."""
 
-from functools import partial
-
 from scramble.families import decoder
 from scramble.families.family import Config, Constraint, Family, Table
 
@@ -10,7 +8,7 @@ _NORM_BIAS: Table = {"input_layernorm.bias": "hidden", "post_attention_layernorm
 
 def _table(config: Config, layer: int) -> Table:
     table = {**decoder.ATTENTION, **decoder.PLAIN_MLP, **decoder.PRE_NORMS, **_NORM_BIAS}
-    if config.get("use_bias", True):
+    if config["use_bias"]:
         table |= {**decoder.QKV_BIAS, **decoder.O_BIAS, **decoder.PLAIN_MLP_BIAS}
     return table
 
@@ -25,9 +23,10 @@ def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
 
 STARCODER2 = Family(
     name="starcoder2",
-    sizes=partial(decoder.sizes, kv_heads=2),
+    sizes=decoder.sizes,
     table=_table,
     outside=_outside,
-    optional=partial(decoder.optional, tied=True),
+    optional=decoder.optional,
     constraints=_constraints,
+    defaults={**decoder.DEFAULTS, "tie_word_embeddings": True, "num_key_value_heads": 2, "use_bias": True},
 )

@@ -7,8 +7,6 @@ correlation of profiles between checkpoints. Profiles are measured; smoothing is
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -22,6 +20,7 @@ from jaxtyping import Bool, Float64, Int64, UInt16
 from scramble.errors import SelectionError, TargetError
 from scramble.geometry.matrices import Selection, matrices
 from scramble.maps.stripes import Stripes, expected_changes, stripes, upper_tail
+from scramble.runfolder import checkpoints, read_run
 from scramble.updates.ends import Run, comparable, ends
 from scramble.updates.masks import changed, magnitude_key
 from scramble.updates.ratios import places_in, pool
@@ -188,23 +187,20 @@ def checkpoints_of(folder: Path) -> list[Run]:
 
     Raises:
         SelectionError: no run folder, or one that does not say where it began, or without checkpoints.
+        DamagedRunError: it cannot be read.
     """
-    try:
-        start = json.loads((folder / "run.json").read_bytes())["start"]["path"]
-    except FileNotFoundError:
-        raise SelectionError(f"{folder}: no run folder, it holds no run.json") from None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise SelectionError(f"{folder / 'run.json'}: does not say where the run started") from None
-    if not Path(str(start)).is_dir():
+    record = read_run(folder).record
+    if not record:
+        raise SelectionError(f"{folder}: no run folder, it holds no run.json")
+    begun = record.get("start")
+    if not isinstance(begun, dict) or not isinstance(start := begun.get("path"), str):
+        raise SelectionError(f"{folder / 'run.json'}: does not say where the run started")
+    if not Path(start).is_dir():
         raise SelectionError(f"{folder}: its start {start} is not there; list its checkpoints as START:END")
-    steps = {
-        int(found[1]): path
-        for path in (folder / "checkpoints").glob("step-*")
-        if (found := re.fullmatch(r"step-(\d+)", path.name))
-    }
+    steps = checkpoints(folder)
     if not steps:
         raise SelectionError(f"{folder}: no checkpoints/step-* in it")
-    return [ends(Path(start), steps[step]) for step in sorted(steps)]
+    return [ends(Path(start), path) for path in steps.values()]
 
 
 def classes(key: UInt16[np.ndarray, ...]) -> tuple[Int64[np.ndarray, ...], int]:

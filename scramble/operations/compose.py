@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scramble.actions import Stage, inverse, recorded, resolve
+from scramble.actions import Stage, inverse, recorded, resolve_tied
 from scramble.axes import Array
 from scramble.checkpoints import Checkpoint, locate, open_checkpoint
 from scramble.errors import ManifestError, MismatchError
@@ -45,11 +45,11 @@ class Transform:
         Raises:
             MismatchError: a tensor of another shape, or one that another is made of is missing.
         """
-        actions, sizes = resolve(self.checkpoint, self.stage), self.checkpoint.architecture.sizes
+        actions, sizes = resolve_tied(self.checkpoint, self.stage), self.checkpoint.architecture.sizes
         images = {}
         for name in tensors:
             action = actions.get(name)
-            source = action.source if action else name
+            source = action.source if action and name not in self.checkpoint.tied else name
             if source not in tensors:
                 raise MismatchError(f"'{name}' is made of '{source}', which is not among the tensors")
             values = _float64(tensors[source])

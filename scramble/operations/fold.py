@@ -21,7 +21,7 @@ import numpy as np
 import scramble
 from scramble.axes import Array
 from scramble.card import CARD, card, renamed
-from scramble.checkpoints import PARTIAL, TIED, Checkpoint, locate, open_checkpoint, staging, target_of
+from scramble.checkpoints import PARTIAL, Checkpoint, locate, open_checkpoint, staging, target_of
 from scramble.checkpoints.extend import extend
 from scramble.checkpoints.shard import TensorEntry
 from scramble.errors import CheckpointError, NotEquivalentError, SymmetryError
@@ -71,8 +71,8 @@ def fold(
         head = next((name for name in exact if name not in checkpoint.tensors), None)
         for shard in checkpoint.shards:
             name = checkpoint.place(shard) + PARTIAL
-            untied = head is not None and _embedding_of(head) in shard.tensors
-            added = {head: shard.tensors[_embedding_of(head)]} if head is not None and untied else {}
+            untied = head is not None and checkpoint.tied[head] in shard.tensors
+            added = {head: checkpoint.entry(head)} if head is not None and untied else {}
             (stage.folder / name).parent.mkdir(parents=True, exist_ok=True)
             written = extend(shard, stage.folder / name, added)
             for tensor in written.tensors.keys() & exact.keys():
@@ -83,9 +83,8 @@ def fold(
                 records[tensor] = _record(checkpoint, tensor, entry, image, values)
         copy_side_files(checkpoint.folder, stage, renamed(source))
         if head is not None:
-            _name_in_index(stage.folder, head)
-        tied = head is not None or checkpoint.config.get("tie_word_embeddings")
-        config = checkpoint.config | ({"tie_word_embeddings": False} if tied else {})
+            _name_in_index(stage.folder, head, checkpoint.tied[head])
+        config = checkpoint.config | ({"tie_word_embeddings": False} if checkpoint.tied else {})
         stage.write("config.json" + PARTIAL, (json.dumps(config, indent=2) + "\n").encode())
         stage.sync()
         done = Fold(
@@ -165,10 +164,10 @@ def _folded(checkpoint: Checkpoint) -> dict[str, Callable[[], Array]]:
 def _readers(checkpoint: Checkpoint, norm: str, layer: int | None, local: tuple[str, ...]) -> Iterator[str]:
     """The linear maps that read a norm and are there: stored, tied to an embedding, or quantised."""
     architecture = checkpoint.architecture
-    there = checkpoint.tensors.keys() | architecture.family.optional(checkpoint.config)
-    there |= architecture.quantised(checkpoint.tensors).keys()
+    quantised = architecture.quantised(checkpoint.tensors)
     for name, slot in architecture.slots().items():
-        if slot.layer == layer and slot.local in local and name in there:
+        there = checkpoint.holds(name) or name in quantised
+        if slot.layer == layer and slot.local in local and there:
             yield name
 
 
@@ -176,8 +175,7 @@ def _scaled(checkpoint: Checkpoint, name: str, norm: str, offset: float) -> Floa
     """`W diag(g)`: a tensor with its `hidden` axis scaled by a norm's gain."""
     architecture = checkpoint.architecture
     gain = _values(checkpoint, norm) + offset
-    held = name if name in checkpoint.tensors else _embedding_of(name)
-    values = np.array(_values(checkpoint, held))
+    values = np.array(_values(checkpoint, name))
     for names, view in architecture.slots()[name].layout.views(values, architecture.sizes):
         shape = [1] * view.ndim
         shape[names.index("hidden")] = -1
@@ -189,30 +187,25 @@ def _values(checkpoint: Checkpoint, name: str) -> Float64[np.ndarray, ...]:
     return checkpoint.storage(name).decode(checkpoint.words(name))
 
 
-def _embedding_of(head: str) -> str:
-    return dict(reversed(TIED))[head]
-
-
 def _record(
     checkpoint: Checkpoint, name: str, entry: TensorEntry, image: Array, exact: Array
 ) -> TouchedTensor:
-    held = name if name in checkpoint.tensors else _embedding_of(name)
     norm = float(np.linalg.norm(exact))
     gap = float(np.linalg.norm(entry.storage.decode(image) - exact))
     return TouchedTensor(
-        before=checkpoint.tensor_hash(held),
+        before=checkpoint.tensor_hash(name),
         after=hashlib.sha256(image.data).hexdigest(),
         dtype=entry.dtype,
         rounding_error=gap / norm if norm else 0.0,
     )
 
 
-def _name_in_index(folder: Path, head: str) -> None:
+def _name_in_index(folder: Path, head: str, embedding: str) -> None:
     """Put a tensor that was added into the index, beside its embedding."""
     from scramble.checkpoints.folder import INDEX
 
     if (folder / INDEX).exists():
         index = json.loads((folder / INDEX).read_bytes())
-        index["weight_map"][head] = index["weight_map"][_embedding_of(head)]
+        index["weight_map"][head] = index["weight_map"][embedding]
         index.get("metadata", {}).pop("total_size", None)
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")

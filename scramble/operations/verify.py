@@ -2,43 +2,46 @@
 
 With a manifest there is a third, exact check: every stored weight must be the transformed one, rounded to
 nearest, and every weight that no symmetry touched must be the base's, bit for bit.
+
+Without one only functions are compared, on few tokens, chosen to reach what differs (see `coverage`).
+What they do not reach leaves the verdict open: `UndecidedError`. So does a tensor whose difference alone
+shows no more than noise, as of a key bias that softmax cancels: nothing tells it from one not reached.
+Damage inside a tensor that was changed anyway (one neuron of a scrambled matrix) is found only as far as the
+logits stand out from the noise of all that differs; rows of embeddings and heads are compared one by one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scramble.actions import Action, Actions, Stage, inverse, recall, resolve
+from scramble.actions import Action, Actions, Stage, inverse, recall, resolve_tied
 from scramble.axes import Array
-from scramble.checkpoints import STORAGES, TIED, Checkpoint, locate, open_checkpoint
+from scramble.checkpoints import STORAGES, Checkpoint, locate, open_checkpoint
 from scramble.checkpoints.recognise import quantising
+from scramble.configuration import difference
 from scramble.errors import ManifestError, MismatchError, UndecidedError
 from scramble.manifest import Equivalence, LayerErrors, has_manifest, read_manifest
-from scramble.prompts import LENGTH, read_prompts
+from scramble.operations.coverage import Differences, Inputs, default_inputs, inputs_that_reach
 from scramble.symmetries.draws import generator
 from scramble.transform import exact, off, rounded
 
 if TYPE_CHECKING:
-    from jaxtyping import Float64, Int64
+    from jaxtyping import Float64
 
-    from scramble.forward import Variant
+    from scramble.forward import Forward, Variant
 
 # Everything is computed in float64, where errors of 1e-16 grow through the layers but stay far below this
 # bound, while one forgotten weight shows at 1e-3. In a float32 model every product is rounded at 6e-8.
 ALGEBRA_BOUND = {"float64": 1e-9, "float32": 1e-4}
-# Below this, storage error is the arithmetic's (of a float64 checkpoint, or one whose words only moved).
-RESOLUTION = {"float64": 1e-12, "float32": 1e-6}
 # A correct transform rounds each touched weight once, by at most half an ULP: the same size as the noise.
 STORAGE_FACTOR = 2.0
 NOISE_DRAWS = 8
-_NO_PART_IN_THE_FUNCTION = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
-SEQUENCES = 4
 
 
 @dataclass(frozen=True)
@@ -60,27 +63,22 @@ class Claim:
 
 @dataclass(frozen=True)
 class Base:
-    """The base's weights under the model's names.
-
-    Attributes:
-        alias: names that only the model stores: an output head, to the embedding that the base ties it to.
-    """
+    """The base's weights under the model's names."""
 
     checkpoint: Checkpoint
-    alias: Mapping[str, str] = field(default_factory=dict)
 
     def words(self, name: str) -> Array:
-        return self.checkpoint.words(self.alias.get(name, name))
+        return self.checkpoint.words(name)
 
     def is_stored_in(self, model: Checkpoint, name: str) -> bool:
         """Whether a model holds the same words; those that are not read (masks of bools) byte by byte."""
-        one, other = self.checkpoint.tensors[self.alias.get(name, name)], model.tensors[name]
+        one, other = self.checkpoint.entry(name), model.tensors[name]
         if one.dtype not in STORAGES:
             return np.array_equal(one.bytes(), other.bytes())
         return np.array_equal(one.words(), other.words())
 
     def values(self, name: str) -> Array:
-        return self.checkpoint.storage(self.alias.get(name, name)).decode(self.words(name))
+        return self.checkpoint.storage(name).decode(self.words(name))
 
 
 def verify(base: str | Path, model: str | Path, *, prompts: str | Path | None = None) -> Equivalence:
@@ -94,7 +92,8 @@ def verify(base: str | Path, model: str | Path, *, prompts: str | Path | None = 
 
     Raises:
         MismatchError: the folders do not hold the same tensors.
-        UndecidedError: a layer does not fit in memory, or the logits are not finite.
+        UndecidedError: a layer does not fit in memory, the logits are not finite, or something that differs
+            is not seen in them (the message names the tensor).
         SelectionError: the prompts cannot be read.
     """
     first, second = open_checkpoint(locate(base)), open_checkpoint(locate(model))
@@ -107,9 +106,16 @@ def _recorded(base: Checkpoint, model: Checkpoint) -> Claim | None:
         return None
     manifest, elements = read_manifest(model.folder)
     family = model.architecture.family.name
-    lost = manifest.touched.keys() - model.tensors.keys()
-    if manifest.family != family or lost or not all(one.tensors for one in manifest.scrambles):
-        raise ManifestError(f"{model.folder}: its scramble.json is of another model, or damaged")
+    if manifest.family != family:
+        raise ManifestError(
+            f"{model.folder}: its scramble.json is of a {manifest.family} model, not of {family}"
+        )
+    if lost := [name for name in manifest.touched if not model.holds(name)]:
+        raise ManifestError(
+            f"{model.folder}: its scramble.json lists '{lost[0]}', which the model does not hold"
+        )
+    if not all(one.tensors for one in manifest.scrambles):
+        raise ManifestError(f"{model.folder}: its scramble.json is damaged, a scramble lists no tensors")
     if manifest.fold and not manifest.scrambles:
         from scramble.operations.fold import claim_of_fold
 
@@ -127,8 +133,8 @@ def claim(base: Checkpoint, model: Checkpoint, stages: Sequence[Stage]) -> Claim
     """What scrambles between the two claim; each stage was rounded once."""
     whole = [one for stage in stages for one in stage]
     touched, resolved, sizes = (
-        resolve(base, whole),
-        [resolve(base, stage) for stage in stages],
+        resolve_tied(base, whole),
+        [resolve_tied(base, stage) for stage in stages],
         base.architecture.sizes,
     )
     back = [element for layer, element in inverse(whole) if layer is None and element.axis == "hidden"]
@@ -153,7 +159,7 @@ def certify(
     base: Checkpoint, model: Checkpoint, claimed: Claim | None, *, prompts: Path | None = None
 ) -> Equivalence:
     """Run the checks. Without a claim only storage is compared."""
-    from scramble.forward import Forward, relative
+    from scramble.routing import dense
 
     if parts := base.architecture.quantised(base.tensors):
         raise UndecidedError(
@@ -166,12 +172,44 @@ def certify(
                 f"{one.folder}: {asks} makes loaders quantise these weights, which no check computes; "
                 "take it out, or --no-verify to go without"
             )
-    origin = Base(base, _same_tensors(base, model))
+    _same_tensors(base, model)
+    origin = Base(base)
     changed = {name for name in model.tensors if not origin.is_stored_in(model, name)}
-    names = sorted(changed | (claimed.exact.keys() if claimed else set()))
+    names = sorted(changed | (claimed.exact.keys() & model.tensors.keys() if claimed else set()))
+    if claimed is not None:
+        return _run(origin, model, names, claimed, default_inputs(base, prompts))[0]
+    differences = Differences(origin, model, names)
+    inputs = inputs_that_reach(base, differences, prompts)
+    found, forward = _run(origin, model, names, None, inputs, differences)
+    runs = [forward]
+    if differences.unreached(forward.routing):
+        everywhere = _run(
+            replace(origin, checkpoint=dense(base)), dense(model), names, None, inputs, differences
+        )
+        runs.append(everywhere[1])
+        found = max(found, everywhere[0], key=lambda one: one.storage_error / (one.storage_bound or 1))
+    if found.verdict == "equivalent" and (name := differences.unseen(inputs, runs)):
+        raise UndecidedError(
+            f"could not tell: '{name[0]}' differs from {base.folder} to {model.folder}, {name[1]}"
+        )
+    return found
+
+
+def _run(
+    origin: Base,
+    model: Checkpoint,
+    names: Sequence[str],
+    claimed: Claim | None,
+    inputs: Inputs,
+    differences: Differences | None = None,
+) -> tuple[Equivalence, Forward]:
+    """One pass of all variants, and what it shows."""
+    from scramble.forward import RESOLUTION, Forward, relative
+
+    base = origin.checkpoint
     kinds, variants = _variants(origin, model, names, claimed)
-    tokens = _tokens(base, prompts)
-    forward = Forward(model, origin.values, variants, tokens)
+    alone = differences.alone(lambda name: _noisy(origin, model, name, 0)) if differences else None
+    forward = Forward(model, origin.values, variants, inputs.tokens, inputs.positions, alone)
     logits = forward.logits()
     reference = next(logits)
     if not np.isfinite(reference).all():
@@ -191,7 +229,7 @@ def certify(
     if claimed is not None:
         algebra, weights_off = errors["algebra"][0], sum(map(claimed.off, names))
         passed = passed and algebra <= bound and not weights_off
-    return Equivalence(
+    found = Equivalence(
         verdict="equivalent" if passed else "not equivalent",
         algebra_error=algebra,
         algebra_bound=bound if algebra is not None else None,
@@ -202,7 +240,7 @@ def certify(
         kl=kl,
         top1_agreement=agreement,
         arithmetic=forward.arithmetic,
-        tokens=int(tokens.size),
+        tokens=int(inputs.tokens.size),
         storage_bound=most,
         layers=tuple(
             LayerErrors(
@@ -215,6 +253,7 @@ def certify(
             for layer, row in enumerate(forward.layer_errors)
         ),
     )
+    return found, forward
 
 
 def _variants(
@@ -261,41 +300,29 @@ def _divergence(
     return max(kl, 0.0), float((reference.argmax(-1) == found.argmax(-1)).mean())
 
 
-def _tokens(base: Checkpoint, prompts: Path | None) -> Int64[np.ndarray, "batch time"]:
-    """Random tokens, or a text file's, cut into sequences of one length."""
-    if prompts is None:
-        vocabulary = base.architecture.sizes["vocab"]
-        return np.random.default_rng(0).integers(0, vocabulary, (SEQUENCES, LENGTH))
-    return read_prompts(base.folder, prompts)
-
-
-def _same_tensors(base: Checkpoint, model: Checkpoint) -> dict[str, str]:
-    """Refuse models that are not of one shape. A head that only `model` stores is `base`'s tied embedding.
+def _same_tensors(base: Checkpoint, model: Checkpoint) -> None:
+    """Refuse models that are not of one shape. A tied head that only one of them stores is the embedding.
 
     Raises:
-        MismatchError: config, names, shapes or dtypes differ.
+        MismatchError: names, shapes, dtypes or settings that decide the function differ, or only the model
+            ties its head.
+        UndecidedError: transformers refuses one of the configs.
     """
-    ignored = set(_NO_PART_IN_THE_FUNCTION)
-    alias = {
-        head: embedding
-        for head, embedding in TIED
-        if head in model.tensors and head not in base.tensors and embedding in base.tensors
-    }
-    if alias or any(head in base.tensors and head in model.tensors for head, _ in TIED):
-        ignored.add("tie_word_embeddings")  # a head that is stored is used, whatever the config says
-    for key in sorted((base.config.keys() | model.config.keys()) - ignored):
-        if base.config.get(key) != model.config.get(key):
-            raise MismatchError(f"config.json: '{key}' differs between {base.folder} and {model.folder}")
-    if odd := sorted((base.tensors.keys() | alias.keys()) ^ model.tensors.keys()):
+    for head, embedding in model.tied.items():
+        if head not in model.tensors and not np.array_equal(base.words(head), base.words(embedding)):
+            raise MismatchError(f"only {model.folder} ties its head to the embedding, not {base.folder}")
+    if key := difference(base, model):
+        raise MismatchError(f"config.json: '{key}' differs between {base.folder} and {model.folder}")
+    names = base.tensors.keys() | model.tensors.keys()
+    if odd := sorted(name for name in names if not (base.holds(name) and model.holds(name))):
         raise MismatchError(f"'{odd[0]}' is in only one of {base.folder} and {model.folder}")
     for name, other in model.tensors.items():
-        entry = base.tensors[alias.get(name, name)]
+        entry = base.entry(name)
         if (entry.shape, entry.dtype) != (other.shape, other.dtype):
             raise MismatchError(
                 f"'{name}' is {entry.dtype} {entry.shape} in {base.folder}, "
                 f"{other.dtype} {other.shape} in {model.folder}"
             )
-    return alias
 
 
 def _words_off(base: Checkpoint, model: Checkpoint, name: str, stages: Sequence[Actions]) -> int:

@@ -99,7 +99,11 @@ def overlap(
     runs: RunsArgument,
     by: ByOption = "model,module,layer",
     frame: Annotated[
-        str, typer.Option(help="raw, aligned (scrambles undone before comparing), or both.")
+        str,
+        typer.Option(
+            help="raw, aligned (scrambles undone before comparing), or both. After a rotation any update's "
+            "overlap returns: compare with rounding_only of that frame."
+        ),
     ] = "both",
     base: Annotated[
         Path | None, typer.Option(help="What was scrambled, if it is not where the manifest says.")

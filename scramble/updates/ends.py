@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,11 +11,13 @@ from typing import Literal
 
 import numpy as np
 
-from scramble.actions import Actions, inverse, recorded, resolve
+from scramble.actions import Actions, inverse, recorded, redrawn, resolve
 from scramble.axes import Array
 from scramble.checkpoints import STORAGES, Checkpoint, Storage, locate, open_checkpoint
 from scramble.errors import ManifestError, MismatchError, SelectionError
+from scramble.families.tie import stated
 from scramble.manifest import check_scrambled, check_source, is_scrambled, read_manifest
+from scramble.runfolder import read_record
 from scramble.symmetries import act
 from scramble.updates.masks import bf16_words, float32_values
 from scramble.updates.places import Places
@@ -24,6 +25,8 @@ from scramble.updates.streams import FileStream, Update
 
 Frame = Literal["raw", "aligned"]
 FRAMES: tuple[Frame, ...] = ("raw", "aligned")
+PLACEBO = "placebo-"
+"""What the frame of a wrong alignment is called in tables, before its number."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Run:
     Attributes:
         undo: what maps `end - start` of a scrambled start back to the base, by tensor.
         base: the checkpoint that was scrambled; None if the start was not.
+        placebos: the same for wrong elements of the same groups, which map it back to no frame of anything.
     """
 
     start: Checkpoint
@@ -41,6 +45,7 @@ class Run:
     seed: int | None = None
     undo: Actions = field(default_factory=dict)
     base: Checkpoint | None = None
+    placebos: tuple[Actions, ...] = ()
 
     @cached_property
     def _places(self) -> Places:
@@ -66,15 +71,19 @@ class Run:
         """One tensor as it is stored, to be read block by block."""
         return FileStream(self.start.tensors[name], self.end.tensors[name])
 
-    def read(self, name: str, frame: Frame) -> Update:
+    def read(self, name: str, frame: Frame, placebo: int | None = None) -> Update:
         """One tensor, or one of a stack (`part`).
 
         In the aligned frame the update is mapped back and added to the base, then rounded. Permutations are
         exact in every dtype. A rotation needs float32 ends.
+
+        Args:
+            placebo: map the update back by this one of the wrong elements.
         """
         name, index = self.part(name)
-        aligned = frame == "aligned" and name in self.undo and self.base is not None
-        there = self.undo[name].source if aligned else name
+        undo = self.undo if placebo is None else self.placebos[placebo]
+        aligned = frame == "aligned" and name in undo and self.base is not None
+        there = undo[name].source if aligned else name
         start_storage, end_storage = self.start.storage(there), self.end.storage(there)
         start, end = self.start.words(there)[index], self.end.words(there)[index]
         before = float32_values(start, start_storage)
@@ -85,9 +94,9 @@ class Run:
         start, end = bf16_words(start, start_storage), bf16_words(end, end_storage)
         if not aligned or self.base is None:
             return Update(start, end, delta, fine, values)
-        layout, elements = self.undo[name].layout, self.undo[name].elements
+        layout, elements = undo[name].layout, undo[name].elements
         sizes = self.base.architecture.sizes
-        if self.undo[name].exact:
+        if undo[name].exact and placebo is None:
             moved = [act(part, layout, sizes, elements) for part in (start, end, delta)]
             values = None if values is None else act(values, layout, sizes, elements)
             return Update(moved[0], moved[1], moved[2], fine, values)
@@ -143,8 +152,15 @@ def split(text: str) -> tuple[str, str]:
     return best[0]
 
 
-def ends(start: Path, end: Path, *, aligned: bool = False, base: Path | None = None) -> Run:
-    """The same from two folders."""
+def ends(
+    start: Path, end: Path, *, aligned: bool = False, base: Path | None = None, placebos: int = 0
+) -> Run:
+    """The same from two folders.
+
+    Args:
+        placebos: how many wrong alignments to make ready beside the true one, the same for every run of a
+            start.
+    """
     opened, closed = open_checkpoint(start), open_checkpoint(end)
     _same_names(opened, closed)
     run = Run(opened, closed, str(end), _seed(end))
@@ -165,7 +181,9 @@ def ends(start: Path, end: Path, *, aligned: bool = False, base: Path | None = N
                 "what rounding hid cannot be rotated back, and overlap would fall for that alone; "
                 f"{_fp32_hint(end)}or use --frame raw"
             )
-    return Run(opened, closed, run.name, run.seed, undo, source)
+    wrong = redrawn(manifest, elements, opened.architecture, placebos)
+    undone = tuple(resolve(opened, inverse(stage)) for stage in wrong)
+    return Run(opened, closed, run.name, run.seed, undo, source, undone)
 
 
 def _is_rounded(start: Checkpoint, end: Checkpoint, name: str) -> bool:
@@ -180,19 +198,19 @@ def _is_rounded(start: Checkpoint, end: Checkpoint, name: str) -> bool:
 
 
 def _same_names(start: Checkpoint, end: Checkpoint) -> None:
-    # A config may leave it to its family's default: then the names of what is stored decide.
-    said = [one.config.get("tie_word_embeddings") for one in (start, end)]
-    if None not in said and bool(said[0]) != bool(said[1]):
+    lost = sorted(set(start.parameters) ^ set(end.parameters))
+    said = [stated(one.config) for one in (start, end)]
+    if (None not in said and said[0] != said[1]) or (lost and {*lost} <= {*start.tied, *end.tied}):
         raise MismatchError(f"{start.folder} and {end.folder}: only one ties its head to the embedding")
     for whole, part in ((start, end), (end, start)):
-        if lost := [name for name in whole.parameters if name in part.left_out]:
-            why = part.left_out[lost[0]]
-            raise MismatchError(f"'{lost[0]}' is {why} in {part.folder} and a weight in {whole.folder}")
+        if unlike := [name for name in whole.parameters if name in part.left_out]:
+            why = part.left_out[unlike[0]]
+            raise MismatchError(f"'{unlike[0]}' is {why} in {part.folder} and a weight in {whole.folder}")
     if not start.parameters:
         raise MismatchError(
             f"{start.folder}: no weights stored as plain floats, so there is nothing to compare"
         )
-    if lost := sorted(set(start.parameters) ^ set(end.parameters)):
+    if lost:
         raise MismatchError(f"{start.folder} and {end.folder}: '{lost[0]}' is in only one of them")
     for name in start.parameters:
         one, other = start.tensors[name].shape, end.tensors[name].shape
@@ -222,10 +240,6 @@ def _seed(end: Path) -> int | None:
     """The seed of a run folder of ours that `end` lies in."""
     for folder in end.parents[:3]:
         if folder.name == "checkpoints":
-            try:
-                record = json.loads((folder.parent / "run.json").read_bytes())
-            except (OSError, ValueError):
-                return None
-            seed = record.get("seed") if isinstance(record, dict) else None
+            seed = read_record(folder.parent).get("seed")
             return seed if isinstance(seed, int) else None
     return None

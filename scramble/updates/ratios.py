@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 NORMAL_95 = 1.96
+ENOUGH_ERRORS = 5.0
+"""Standard errors by which an overlap must exceed chance before anything is called a share of the excess."""
+_SHARE = (-0.1, 1.1)
 PLACES = ("tower", "layer", "module", "tensor")
 _LEVELS: dict[str, list[str]] = {
     "model": [],
@@ -124,7 +128,9 @@ def decomposition(counts: pd.DataFrame) -> pd.DataFrame:
     `above_chance` is observed minus expected intersection; `rounding`, `magnitude`, `row_column` are what
     each baseline adds to the one before it, and `coordinate` is what none explains, the candidate for
     steering. From bf16 ends rounding and magnitude are one part, under `magnitude`. Shares are given where
-    `above_chance` exceeds five standard errors.
+    `above_chance` exceeds five standard errors and no part is below -10 % or above 110 % of it. Beyond that a
+    baseline expects more overlap than there is, so that it does not describe the updates, and nothing is a
+    share of anything: the parts stand in weights alone.
 
     `coordinate_low` and `_high` are a 95 % interval in weights, `coordinate_share_low` and `_high` one of
     the share: all shares `t` for which `coordinate - t above_chance` is within 1.96 of its standard errors
@@ -145,9 +151,11 @@ def decomposition(counts: pd.DataFrame) -> pd.DataFrame:
         found["coordinate"] - margin,
         found["coordinate"] + margin,
     )
-    enough = found["above_chance"] > 5 * np.sqrt(c["chance_variance"])
-    whole = found["above_chance"].where(enough)
-    for part in ("rounding", "magnitude", "row_column", "coordinate"):
+    enough = found["above_chance"] > ENOUGH_ERRORS * np.sqrt(c["chance_variance"])
+    names = ["rounding", "magnitude", "row_column", "coordinate"]
+    apart = found[names].div(found["above_chance"].where(enough), axis=0)
+    whole = found["above_chance"].where(enough & (apart.isna() | apart.apply(is_share)).all(axis=1))
+    for part in names:
         found[f"{part}_share"] = found[part] / whole
     # The roots of (C - t A)^2 = z^2 Var(C - t A).
     square = NORMAL_95**2
@@ -161,6 +169,11 @@ def decomposition(counts: pd.DataFrame) -> pd.DataFrame:
         (middle + root) / first,
     )
     return found
+
+
+def is_share(value: Any) -> Any:
+    """Whether a ratio, or each of several, can be read as a share of a whole, within estimation error."""
+    return (value >= _SHARE[0]) & (value <= _SHARE[1])
 
 
 def _ratio(top: pd.Series, bottom: pd.Series) -> pd.Series:

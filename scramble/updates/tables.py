@@ -14,11 +14,11 @@ import pandas as pd
 from scramble.errors import MismatchError
 from scramble.updates.coordinate import FittedRun, row_column_counts
 from scramble.updates.counts import fitted, pair_counts, update_counts
-from scramble.updates.ends import FRAMES, Frame, Run, comparable
-from scramble.updates.joint import count, threads
+from scramble.updates.ends import FRAMES, PLACEBO, Frame, Run, comparable
+from scramble.updates.joint import MOST_RUNS, count, threads
 from scramble.updates.ratios import decomposition, pair_ratios, places_in, pool, update_ratios
 from scramble.updates.resampling import resampled
-from scramble.updates.streams import ArrayStream
+from scramble.updates.streams import ArrayStream, Update
 
 Progress = Callable[[int, int], None]
 PAIR = ["run_a", "run_b", "same_seed", "frame"]
@@ -54,7 +54,10 @@ def count_pairs(
     row_column: bool = False,
     eta: float = 0.0,
 ) -> pd.DataFrame:
-    """Additive counts of every pair of runs, one row a tensor, pair and frame; each tensor is read once.
+    """Additive counts of every pair of runs, one row a tensor, pair and frame.
+
+    Up to eight runs are read once, more in groups of eight. Where runs have wrong alignments ready
+    (`ends(..., placebos=K)`), each of them is a frame of its own, `placebo-0` and on.
 
     Args:
         row_column: fit change rates by row and column too: a second pass, with whole tensors in memory.
@@ -62,28 +65,52 @@ def count_pairs(
 
     Raises:
         MismatchError: the runs are not of one model, or cannot be aligned because they have two bases.
-        SelectionError: a run is listed twice, or more than eight are.
+        SelectionError: a run is listed twice.
     """
     comparable(runs)
     frames = [frame for frame in FRAMES if frame in frames]
+    placebos = min((len(run.placebos) for run in runs if run.undo), default=0) if "aligned" in frames else 0
+    views: list[tuple[str, Frame, int | None]] = [(frame, frame, None) for frame in frames]
+    views += [(f"{PLACEBO}{number}", "aligned", number) for number in range(placebos)]
     rows: list[dict[str, object]] = []
     names = runs[0].tensors
     with ThreadPoolExecutor(threads()) as pool:
         for done, name in enumerate(names):
-            for frame in frames:
-                untouched = not any(name in run.undo for run in runs)
-                if frame == "aligned" and "raw" in frames and untouched:
-                    rows += [row | {"frame": "aligned"} for row in rows[-_pairs(runs) :]]
+            untouched, raw = not any(name in run.undo for run in runs), list[dict[str, object]]()
+            for label, frame, placebo in views:
+                if frame == "aligned" and raw and untouched:
+                    rows += [row | {"frame": label} for row in raw]
                     continue
                 aligned = frame == "aligned" and not untouched
-                streams = _aligned(name, runs) if aligned else [run.stream(name) for run in runs]
-                joint = count(streams, pool, eta=eta, one_start=aligned)
-                fits = _fits(name, runs, frame, eta, pool) if row_column else []
-                for (a, left), (b, right) in combinations(enumerate(runs), 2):
-                    row = runs[0].where(name) | _pair(left, right, frame) | asdict(pair_counts(joint, a, b))
-                    rows.append(row | (asdict(row_column_counts(fits[a], fits[b])) if fits else {}))
+                fits = _fits(name, runs, frame, placebo, eta, pool) if row_column else []
+                found = dict[tuple[int, int], dict[str, object]]()
+                for batch in _batches(len(runs)):
+                    chosen = [runs[k] for k in batch]
+                    streams = (
+                        _aligned(name, chosen, placebo) if aligned else [run.stream(name) for run in chosen]
+                    )
+                    joint = count(streams, pool, eta=eta, one_start=aligned)
+                    for a, b in combinations(range(len(batch)), 2):
+                        left, right = batch[a], batch[b]
+                        row = runs[0].where(name) | _pair(runs[left], runs[right], label)
+                        row |= asdict(pair_counts(joint, a, b))
+                        if fits:
+                            row |= asdict(row_column_counts(fits[left], fits[right]))
+                        found[left, right] = row
+                ordered = [found[pair] for pair in sorted(found)]
+                rows += ordered
+                raw = ordered if frame == "raw" else raw
             progress(done + 1, len(names))
     return pd.DataFrame(rows)
+
+
+def _batches(runs: int) -> list[tuple[int, ...]]:
+    """Groups of runs that are counted together; every pair stands in one of them at least."""
+    if runs <= MOST_RUNS:
+        return [tuple(range(runs))]
+    half = MOST_RUNS // 2
+    parts = [tuple(range(first, min(first + half, runs))) for first in range(0, runs, half)]
+    return [one + other for one, other in combinations(parts, 2)]
 
 
 def overlap(counts: pd.DataFrame, levels: Sequence[str] = ("model", "module", "layer")) -> pd.DataFrame:
@@ -133,23 +160,24 @@ def _pooled(counts: pd.DataFrame, levels: Sequence[str], keep: Sequence[str]) ->
     return [part for part in parts if len(part)]
 
 
-def _pairs(runs: Sequence[Run]) -> int:
-    return len(runs) * (len(runs) - 1) // 2
-
-
-def _pair(a: Run, b: Run, frame: Frame) -> dict[str, object]:
+def _pair(a: Run, b: Run, frame: str) -> dict[str, object]:
     same = None if a.seed is None or b.seed is None else a.seed == b.seed
     return {"run_a": a.name, "run_b": b.name, "same_seed": same, "frame": frame}
 
 
 def _fits(
-    name: str, runs: Sequence[Run], frame: Frame, eta: float, pool: ThreadPoolExecutor
+    name: str, runs: Sequence[Run], frame: Frame, placebo: int | None, eta: float, pool: ThreadPoolExecutor
 ) -> list[FittedRun]:
-    return list(pool.map(lambda run: fitted(run.read(name, frame), eta), runs))
+    return list(pool.map(lambda run: fitted(_read(run, name, frame, placebo), eta), runs))
 
 
-def _aligned(name: str, runs: Sequence[Run]) -> list[ArrayStream]:
-    updates = [run.read(name, "aligned") for run in runs]
+def _read(run: Run, name: str, frame: Frame, placebo: int | None) -> Update:
+    """A run without a scramble has no placebo: it is in the base's frame already."""
+    return run.read(name, frame, placebo if run.undo else None)
+
+
+def _aligned(name: str, runs: Sequence[Run], placebo: int | None) -> list[ArrayStream]:
+    updates = [_read(run, name, "aligned", placebo) for run in runs]
     for run, update in zip(runs, updates, strict=True):
         if not np.array_equal(update.start, updates[0].start):
             raise MismatchError(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interventions.contrast import METRICS, Contrasts
+from interventions.contrast import METRICS, PLACEBO_METRICS, Contrasts
 from interventions.experiment import Experiment
 from interventions.report import write_report
 
@@ -36,15 +36,35 @@ def synthetic(collapse: bool) -> Contrasts:
                         "pairs": 1,
                     }
                     row |= {"treatment": "vo-rotation" if treated else "untreated", "same_seed": False}
+                    placed = treated and frame == "aligned" and contrast == "base x scrambled"
+                    row |= {"placebos": 19 if placed else 0}
+                    row |= {
+                        f"placebo_{name}{end}": value if placed else np.nan
+                        for name in PLACEBO_METRICS
+                        for end, value in (("", 0.44), ("_least", 0.42), ("_most", 0.455))
+                    }
                     rows.append(
                         row | {"jaccard_low": np.nan, "jaccard_high": np.nan, "density_a": 0.2, "n": 9}
                     )
     table = pd.DataFrame(rows)
-    numbers = ["pairs", *METRICS, "jaccard_low", "jaccard_high"]
+    placebos = [name for name in table if name.startswith("placebo")]
+    numbers = ["pairs", *METRICS, "jaccard_low", "jaccard_high", *placebos]
     by_treatment = (
         table.groupby(["arm", "contrast", "same_seed", "frame", "treatment"])[numbers].mean().reset_index()
     )
-    return Contrasts(pairs=table, by_layer=table, by_treatment=by_treatment)
+    regime = pd.DataFrame([run(arm, seed) for arm in ("base", "scrambled") for seed in (1, 2)])
+    return Contrasts(pairs=table, by_layer=table, by_treatment=by_treatment, regime=regime)
+
+
+def run(arm: str, seed: int) -> dict[str, object]:
+    """A run that learned."""
+    values = {"arm": arm, "seed": seed, "algorithm": "dapo", "optimizer": "adamw", "learning_rate": 1e-5}
+    values |= {"updates": 10, "gain": 0.3, "gain_low": 0.2, "gain_high": 0.4, "kl_to_start": 1.2}
+    for name, value in (("before", 0.24), ("after", 0.54)):
+        values |= {f"pass@1_{name}": value, f"pass@1_{name}_low": value - 0.1}
+        values |= {f"pass@1_{name}_high": value + 0.1}
+    values |= {"reward_first": 0.3, "reward_last": 0.6, "density": 0.06, "sparsity": 0.94, "update_norm": 0.6}
+    return values
 
 
 @pytest.fixture
@@ -64,8 +84,12 @@ def screenshot(path: Path, browser: object) -> np.ndarray:
     page.on("pageerror", lambda error: seen.append(str(error)))
     page.on("request", lambda request: seen.append(request.url) if request.url.startswith("http") else None)
     page.goto(path.as_uri())
-    found = page.locator(".collapse svg").screenshot()
-    assert "A note." in page.inner_text("body")
+    found = page.locator(".overlap svg").screenshot()
+    body = page.inner_text("body")
+    assert "A note." in body
+    assert "4 of 4 runs gained" in body
+    assert "0.54 (0.44 to 0.64)" in body
+    assert "No conclusion about geometry" in body
     assert page.evaluate("document.documentElement.scrollWidth") <= 1300
     page.close()
     assert seen == []

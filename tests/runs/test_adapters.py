@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from runs.adapters import Adapted, Adapter
 from runs.recipe import Recipe
 from runs.run import run
+from scramble.errors import RunError
 from scramble.updates.ends import ends
 from tests.conftest import Command
-from tests.models import weights
+from tests.models import Tiny, weights, with_tokenizer
 from tests.runs.conftest import ON_POLICY, SUPERVISED
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -121,3 +122,86 @@ def test_adapters_train_with_algorithms_and_measures_read_them(
     measured = command("spectra", f"{start}:{end}", "--rank", 2, "--by", "model", "--format", "json")
     assert measured.code == 0
     assert command("diff", f"{start}:{end}", "--format", "json").json["rows"][0]["changed"] > 0
+
+
+@pytest.fixture
+def untied(tmp_path: Path) -> Path:
+    model = Tiny("llama", 3, 2, 8, layers=2, tied=False, seed=2)
+    return with_tokenizer(model.save(tmp_path / "untied", torch.bfloat16))
+
+
+@pytest.mark.parametrize("targets", [["embed_tokens"], ["embed_tokens", "q_proj"]])
+@pytest.mark.parametrize("name", NAMES)
+def test_an_end_computes_what_was_trained(
+    name: str,
+    targets: list[str],
+    adapted: Any,
+    untied: Path,
+    tmp_path: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Logits of the checkpoint are those of the model with its adapter when the checkpoint was written."""
+    from runs import recorder
+
+    tokens, trained = torch.randint(0, 18, (2, 11)), []
+    save = recorder.save
+
+    def watched(model: Any, *arguments: Any) -> None:
+        with torch.no_grad():
+            trained.append(type(model).forward(model, tokens).logits)
+        save(model, *arguments)
+
+    monkeypatch.setattr(recorder, "save", watched)
+    recipe = adapted(name, model=str(untied), adapter={"targets": targets})
+    folder = run(recipe, tmp_path / "out", threads=1)
+    end = folder.checkpoint(2, fp32=True)
+    with torch.no_grad():
+        found = AutoModelForCausalLM.from_pretrained(end).eval()(tokens).logits
+        before = AutoModelForCausalLM.from_pretrained(untied, dtype=torch.float32).eval()(tokens).logits
+    assert torch.allclose(found, trained[-1], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found, before, atol=1e-3)
+    rows = command("diff", f"{untied}:{end}", "--by", "tensor", "--format", "json").json["rows"]
+    moved = {row["tensor"].split(".")[-2] for row in rows if row["tensor"] and row["changed"]}
+    assert moved == set(targets)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("name", NAMES)
+def test_an_adapter_that_would_untie_a_tied_pair_is_refused(
+    name: str, family: str, content: dict[str, Any], tmp_path: Path
+) -> None:
+    group = 1 if family == "gpt2" else 2
+    start = with_tokenizer(Tiny(family, 3, group, 8, layers=2, tied=True, seed=1).save(tmp_path / "tied"))
+    embedding = "wte" if family == "gpt2" else "embed_tokens"
+    for target, why in (("lm_head", "is the output head"), (embedding, "are tied")):
+        own = content | {"model": str(start), "adapter": {"name": name, "rank": 2, "targets": [target]}}
+        with pytest.raises(RunError, match=rf"adapter\.targets: '{target}'.*{why}"):
+            run(Recipe.model_validate(own), tmp_path / target, threads=1)
+
+
+@pytest.mark.parametrize("algorithm", [SUPERVISED["sft"], SUPERVISED["simpo"], ON_POLICY["grpo"]])
+def test_an_adapter_on_the_head_which_no_loss_would_see_is_refused(
+    algorithm: dict[str, Any], adapted: Any, untied: Path, tmp_path: Path
+) -> None:
+    """TRL multiplies by the head's weight: with other targets beside it, it stayed where it was, silently."""
+    recipe = adapted(
+        "lora", model=str(untied), algorithm=algorithm, adapter={"targets": ["q_proj", "lm_head"]}
+    )
+    with pytest.raises(RunError, match=r"adapter\.targets: 'lm_head' is the output head"):
+        run(recipe, tmp_path / "out", threads=1)
+
+
+def test_a_target_is_a_module_of_the_model_or_refused(
+    content: dict[str, Any], start: Path, tmp_path: Path
+) -> None:
+    for target in ("nope", "model", "proj", "layers.7.self_attn.q_proj"):
+        own = content | {"adapter": {"name": "lora", "rank": 2, "targets": ["q_proj", target]}}
+        with pytest.raises(RunError, match=f"adapter.targets: no module '{target}'"):
+            run(Recipe.model_validate(own), tmp_path / target, threads=1)
+    one = {"name": "lora", "rank": 2, "targets": ["layers.1.self_attn.q_proj"]}
+    sft = {"algorithm": {"name": "sft", "batch": 8}, "adapter": one}
+    folder = run(Recipe.model_validate(content | sft), tmp_path / "one", threads=1)
+    old, new = weights(start), weights(folder.checkpoint(2, fp32=True))
+    moved = [name for name in old if not torch.equal(old[name].float(), new[name])]
+    assert moved == ["model.layers.1.self_attn.q_proj.weight"]

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from runs.kl import Kl
 from runs.recipe import Recipe
 from runs.run import run
+from runs.sampling import sampling
 from runs.trainers.divergence import KlToStart
 from tests.models import weights
 from tests.runs.conftest import ON_POLICY, SUPERVISED
@@ -49,9 +50,10 @@ def test_it_is_the_divergence_on_what_the_start_said(start: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32).train()
     prompts = ["1+1=", "12+3=", "0+0=\n2"]
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
-    kl = KlToStart(model, tokenizer, prompts, Kl(every=1, prompts=3, max_new_tokens=9))
-    again = KlToStart(model, tokenizer, prompts, Kl(every=1, prompts=3, max_new_tokens=9))
-    other = KlToStart(model, tokenizer, prompts, Kl(every=1, prompts=3, max_new_tokens=9, seed=1))
+    ids, asked = [tokenizer(prompt)["input_ids"] for prompt in prompts], sampling(model, tokenizer, 1.0, 9)
+    kl = KlToStart(model, ids, asked, Kl(every=1, prompts=3, max_new_tokens=9))
+    again = KlToStart(model, ids, asked, Kl(every=1, prompts=3, max_new_tokens=9))
+    other = KlToStart(model, ids, asked, Kl(every=1, prompts=3, max_new_tokens=9, seed=1))
     assert model.training
     assert torch.equal(states[0], torch.get_rng_state())
     assert states[1:] == (random.getstate(), np.random.get_state()[1].tolist())

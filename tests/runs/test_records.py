@@ -23,9 +23,11 @@ def out(content: dict[str, Any], tmp_path: Path) -> Path:
         folder = RunFolder(found / name)
         folder.path.mkdir(parents=True)
         folder.begin(Recipe.model_validate(content | {"seed": seed}))
-        folder.write_record(status=status, seeds={"rollouts": seed}, versions={"torch": "2"}, seconds=1.5)
+        ended = {"start": {"path": "start", "hash": "1"}, "end": {"step": rows, "hash": "2"}, "seconds": 1.5}
+        folder.write_record(status=status, seeds={"rollouts": seed}, versions={"torch": "2"}, **ended)
         lines = [json.dumps({"step": step, "reward": step / 4}) + "\n" for step in range(1, rows + 1)]
-        (folder.path / "metrics.jsonl").write_text("".join(lines) + '{"half a li')
+        half = "" if status == "finished" else '{"half a li'
+        (folder.path / "metrics.jsonl").write_text("".join(lines) + half)
         for step in ("step-2", "step-10", "step-10/fp32", "step-11.partial"):
             (folder.path / "checkpoints" / step).mkdir(parents=True)
             (folder.path / "checkpoints" / step / "config.json").write_text("{}")

@@ -22,7 +22,8 @@ from scramble.checkpoints import Checkpoint, open_checkpoint
 from scramble.errors import SelectionError, UndecidedError
 from scramble.forward import Float64, Forward, Variant
 from scramble.operations.apply import apply
-from scramble.operations.verify import _divergence, _tokens, verify
+from scramble.operations.coverage import default_inputs
+from scramble.operations.verify import _divergence, verify
 from tests.conftest import Command
 from tests.models import FAMILIES, Tiny, edit_config, tinies, weights, with_tokenizer
 
@@ -227,7 +228,7 @@ def test_prompts_are_cut_into_sequences(characters: int, shape: tuple[int, int],
     with_tokenizer(checkpoint)
     target = checkpoint.with_name("out")
     apply(checkpoint, target, layers="all", check=False)
-    found = _tokens(open_checkpoint(checkpoint), text)
+    found = default_inputs(open_checkpoint(checkpoint), text).tokens
     assert found.shape == shape
     alphabet = ["<pad>", "<eos>", *"0123456789+=\n"]
     assert "".join(alphabet[one] for one in found.reshape(-1)) == text.read_text()[: found.size]
@@ -266,13 +267,13 @@ def test_divergence_is_the_slow_definition_s(checkpoint: Path) -> None:
     same = verify(checkpoint, checkpoint)
     assert (same.verdict, same.kl, same.top1_agreement) == ("equivalent", 0.0, 1.0)
     trained = checkpoint.with_name("trained")
-    changed(checkpoint, trained, ["model.embed_tokens.weight"], seed=0)
+    changed(checkpoint, trained, ["model.layers.1.mlp.down_proj.weight"], seed=0)
     save_file(
         {name: value.bfloat16() for name, value in weights(trained).items()},
         trained / "model.safetensors",
         metadata={"format": "pt"},
     )
-    found, tokens = verify(checkpoint, trained), _tokens(open_checkpoint(checkpoint), None)
+    found, tokens = verify(checkpoint, trained), default_inputs(open_checkpoint(checkpoint)).tokens
     logits = [plain(folder, tokens)[0] for folder in (checkpoint, trained)]
     assert found.kl is not None
     assert found.kl > 1e-4

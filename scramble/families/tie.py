@@ -1,0 +1,60 @@
+"""Whether a model's output head is its embedding: the one answer that everybody asks for."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable
+
+from scramble.errors import CheckpointError
+from scramble.families import FAMILIES
+from scramble.families.family import Config
+
+_HEAD = re.compile(r"(?:.*\.)?(?:lm_head|embed_out)\.weight")
+_EMBEDDING = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|word_embeddings|embed_in)\.weight")
+# Layers for predicting further tokens hold copies of both.
+_IN_A_LAYER = re.compile(r".*\.\d+\..*")
+
+
+def head_and_embedding(names: Iterable[str]) -> tuple[str, str] | None:
+    """The output head and the embedding that it may be tied to, among names of tensors; None without both."""
+    outside = [name for name in names if not _IN_A_LAYER.fullmatch(name)]
+    heads, embeddings = (
+        [name for name in outside if pattern.fullmatch(name)] for pattern in (_HEAD, _EMBEDDING)
+    )
+    return (heads[0], embeddings[0]) if len(heads) == len(embeddings) == 1 else None
+
+
+def stated(config: Config) -> bool | None:
+    """What a `config.json` says, by its family's default where it does not; None without a table too."""
+    family = config.get("model_type")
+    if isinstance(family, str) and family in FAMILIES:
+        return FAMILIES[family].is_tied(config)
+    return bool(config["tie_word_embeddings"]) if "tie_word_embeddings" in config else None
+
+
+def is_tied(config: Config) -> bool:
+    """Whether a model of this `config.json` ties its output head to its embedding.
+
+    A family without a table has its default from transformers' config class, whose import takes seconds; what
+    that does not know is not tied.
+
+    Raises:
+        CheckpointError: transformers' config class refuses this config.
+    """
+    if (said := stated(config)) is not None:
+        return said
+    from transformers import CONFIG_MAPPING
+
+    family = config.get("model_type")
+    if not isinstance(family, str) or family not in CONFIG_MAPPING:
+        return False
+    try:
+        whole = CONFIG_MAPPING[family].from_dict(copy.deepcopy(dict(config)))
+    except Exception as error:  # whatever a config can make transformers raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise CheckpointError(
+            "config.json does not say whether the output head is tied (tie_word_embeddings), and "
+            f"transformers refuses it: {reason}"
+        ) from error
+    return bool(getattr(whole, "tie_word_embeddings", False))
