@@ -11,6 +11,7 @@ from pathlib import Path
 
 from scramble.actions import Actions
 from scramble.checkpoints import PARTIAL, Checkpoint, Staging
+from scramble.checkpoints.folder import INDEX, SINGLE
 from scramble.checkpoints.shard import TensorEntry
 from scramble.errors import TargetError
 from scramble.manifest import MANIFEST, TouchedTensor
@@ -20,6 +21,8 @@ from scramble.transform import rounded
 CHAT_TEMPLATES = "additional_chat_templates"
 # Tensors at a time; more would outrun the disk, and each takes memory.
 WORKERS = 4
+# Descriptions of modules behind the model, in folders that are not carried over.
+_BEHIND = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
 # Other copies of the weights: they would still hold the old ones.
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".gguf", ".onnx")
 
@@ -41,7 +44,7 @@ def rewrite(
     try:
         for shard in checkpoint.shards:
             entries = [entry for name, entry in shard.tensors.items() if name in touched]
-            copy = shard.path.name + PARTIAL
+            copy = checkpoint.place(shard) + PARTIAL
             stage.copy(shard.path, copy, sorted((entry.start, entry.stop) for entry in entries))
             for done in filter(Future.done, jobs.values()):
                 done.result()  # an error ends the copying too
@@ -83,16 +86,22 @@ def side_files(folder: Path) -> Iterator[Path]:
 
     One level deep, and the folder of further chat templates that tokenizers have.
     """
+    others = {"config.json", MANIFEST, *_BEHIND}
+    if (folder / SINGLE).exists():
+        others.add(INDEX)  # of other shards, which transformers passes over
     for path in sorted(folder.iterdir()):
         weights = path.suffix in (*_WEIGHTS, PARTIAL) or ".bin.index" in path.name
-        if path.is_file() and not weights and path.name not in ("config.json", MANIFEST):
+        if path.is_file() and not weights and path.name not in others:
             yield path
     yield from sorted(path for path in folder.glob(f"{CHAT_TEMPLATES}/*.jinja") if path.is_file())
 
 
 def left_out(checkpoint: Checkpoint) -> list[str]:
     """Names in the folder that `rewrite` does not carry over: other copies of the weights, folders."""
-    kept = {path.relative_to(checkpoint.folder).parts[0] for path in side_files(checkpoint.folder)}
+    kept = {path.relative_to(checkpoint.folder).as_posix() for path in side_files(checkpoint.folder)}
     kept |= {"config.json", MANIFEST, "scramble"}
-    kept |= {shard.path.name for shard in checkpoint.shards}
-    return sorted(path.name for path in checkpoint.folder.iterdir() if path.name not in kept)
+    kept |= {checkpoint.place(shard) for shard in checkpoint.shards}
+    parents = {parent.as_posix() for name in kept for parent in Path(name).parents}
+    found = (path for name in parents for path in (checkpoint.folder / name).iterdir())
+    names = (path.relative_to(checkpoint.folder).as_posix() for path in found)
+    return sorted(name for name in names if name not in kept | parents)

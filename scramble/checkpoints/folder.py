@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from scramble.axes import Array
+from scramble.checkpoints.recognise import refuse_adapter, refuse_other_form
 from scramble.checkpoints.shard import Shard, TensorEntry, read_shard
 from scramble.checkpoints.storage import STORAGES, Storage
 from scramble.errors import CheckpointError, UnknownFamilyError
@@ -26,11 +27,16 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose headers are read and checked; tensors are mapped when asked for."""
+    """A checkpoint whose headers are read and checked; tensors are mapped when asked for.
+
+    Attributes:
+        unheld: tensors that the index names and no shard holds.
+    """
 
     folder: Path
     config: dict[str, Any]
     shards: tuple[Shard, ...]
+    unheld: tuple[str, ...] = ()
 
     @cached_property
     def tensors(self) -> dict[str, TensorEntry]:
@@ -92,7 +98,7 @@ class Checkpoint:
 
     @cached_property
     def left_out(self) -> Mapping[str, str]:
-        """Tensors that are not counted, and why: buffers, and what is not stored as plain floats."""
+        """Tensors that are not counted, and why: buffers, what is not stored as plain floats, or nowhere."""
         return self._told[1]
 
     @cached_property
@@ -105,7 +111,7 @@ class Checkpoint:
         except UnknownFamilyError:  # its updates can be counted all the same
             opaque = {name for name, entry in self.tensors.items() if entry.dtype not in STORAGES}
             parts, roles = untabled.scales(shapes, opaque), untabled.roles(self.config, shapes)
-        out = dict[str, str]()
+        out = dict.fromkeys(self.unheld, "named by the index, stored in no shard")
         for name, entry in self.tensors.items():
             if entry.dtype not in STORAGES:
                 out[name] = f"stored as {entry.dtype}"
@@ -129,6 +135,10 @@ class Checkpoint:
             names = [name for name in names if name != head]
         return names
 
+    def place(self, shard: Shard) -> str:
+        """The name of a shard's file within the folder."""
+        return shard.path.relative_to(self.folder).as_posix()
+
     def tensor_hash(self, name: str) -> str:
         return hashlib.sha256(self.words(name).data).hexdigest()
 
@@ -143,7 +153,7 @@ class Checkpoint:
         known = known or {}
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
         for shard in self.shards:
-            digest.update(f"{shard.path.name} {shard.size}".encode())
+            digest.update(f"{self.place(shard)} {shard.size}".encode())
             digest.update(shard.header)
             if full:
                 with shard.path.open("rb") as file:
@@ -161,14 +171,23 @@ def open_checkpoint(folder: Path, *, suffix: str = "", described_by: Path | None
         described_by: where `config.json` and the index are, if not in the folder.
 
     Raises:
-        CheckpointError: missing, damaged, stored as pickles, or an index that leaves the folder.
+        CheckpointError: missing, damaged, stored as pickles, an index that leaves the folder, or an adapter.
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
+    refuse_adapter(folder)
+    if not (described_by or folder / f"config.json{suffix}").exists():
+        refuse_other_form(folder)
     config = _read_json(described_by / "config.json" if described_by else folder / f"config.json{suffix}")
-    names = shard_names(described_by) if described_by else shard_names(folder, suffix)
-    paths = [folder / (name + suffix) for name in names]
-    checkpoint = Checkpoint(folder, config, tuple(read_shard(path) for path in paths))
+    if isinstance(named := config.get("transformers_weights"), str):
+        raise CheckpointError(
+            f"{folder / 'config.json'}: transformers_weights makes transformers load {named}; "
+            f"name the weights {SINGLE} or by {INDEX}, and take it out"
+        )
+    names, listed = shard_names(described_by) if described_by else shard_names(folder, suffix)
+    shards = tuple(read_shard(folder / (name + suffix)) for name in names)
+    unheld = listed.difference(*(shard.tensors for shard in shards))
+    checkpoint = Checkpoint(folder, config, shards, tuple(sorted(unheld)))
     if len(checkpoint.tensors) != sum(len(shard.tensors) for shard in checkpoint.shards):
         raise CheckpointError(f"{folder}: two shards hold a tensor of the same name")
     if not checkpoint.tensors:
@@ -176,14 +195,15 @@ def open_checkpoint(folder: Path, *, suffix: str = "", described_by: Path | None
     return checkpoint
 
 
-def shard_names(folder: Path, suffix: str = "") -> list[str]:
-    """File names of the shards, from the index or the single file."""
-    single = (folder / (SINGLE + suffix)).exists()
-    if (folder / INDEX).exists() and single:
-        raise CheckpointError(f"{folder}: holds {SINGLE} and {INDEX}; loaders disagree on which counts")
+def shard_names(folder: Path, suffix: str = "") -> tuple[list[str], set[str]]:
+    """Shards by their names within the folder, and the tensors that the index names.
+
+    A single file counts where it is beside an index, as for transformers.
+    """
+    if (folder / (SINGLE + suffix)).exists():
+        return [SINGLE], set()
     if not (folder / INDEX).exists():
-        if single:
-            return [SINGLE]
+        refuse_other_form(folder)
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
         if pickles:
             raise CheckpointError(
@@ -196,15 +216,18 @@ def shard_names(folder: Path, suffix: str = "") -> list[str]:
         raise CheckpointError(f"{folder / INDEX}: no weight_map")
     names = sorted(set(map(str, weight_map.values())))
     for name in names:
-        if PurePosixPath(name).name != name or "\\" in name or not name.endswith(".safetensors"):
+        path = PurePosixPath(name)
+        # Files may be links, as in a hub's cache; a folder that is one could lie anywhere.
+        inside = not path.is_absolute() and ".." not in path.parts and "\\" not in name
+        if not inside or not name.endswith(".safetensors") or _leaves(folder, path):
             raise CheckpointError(
                 f"{folder / INDEX}: names '{name}', which is not a safetensors file of the folder"
             )
-    for name in names:
-        held = read_shard(folder / (name + suffix)).tensors
-        if lost := [tensor for tensor, file in weight_map.items() if file == name and tensor not in held]:
-            raise CheckpointError(f"{folder / name}: the index puts '{lost[0]}' here, but the shard lacks it")
-    return names
+    return names, set(map(str, weight_map))
+
+
+def _leaves(folder: Path, name: PurePosixPath) -> bool:
+    return not (folder / name).parent.resolve().is_relative_to(folder.resolve())
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Where a checkpoint is: a local folder, or a hub id `org/name[@revision]`."""
 
+import os
 import re
 from pathlib import Path
 
-from scramble.errors import CheckpointError
+from scramble.errors import CheckpointError, TargetError
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 # Weights, configs and tokenizers: no pickle and no code. Folders and consolidated files hold second copies.
@@ -58,11 +59,27 @@ def _why(error: Exception, revision: str | None) -> str:
 def target_of(model: str | Path, out: str | Path | None, suffix: str) -> Path:
     """Where what is made of a model goes: `out`, or `NAME-suffix`.
 
-    That is beside a folder; of a hub id, in the working folder.
+    That is beside a folder as it was typed, link or not; of a hub id or a folder of a hub's cache, in the
+    working folder.
+
+    Raises:
+        TargetError: the working folder lies in a hub's cache.
     """
     if out is not None:
         return Path(out)
+    name = str(model).split("@")[0].rsplit("/", 1)[-1]
     if Path(model).is_dir():
-        source = Path(model).resolve()
-        return source.with_name(f"{source.name}-{suffix}")
-    return Path.cwd() / f"{str(model).split('@')[0].rsplit('/', 1)[-1]}-{suffix}"
+        typed = Path(os.path.abspath(model))  # noqa: PTH100 - a link stays what was typed
+        cached = _cached(typed.parent)
+        if cached is None:
+            return typed.with_name(f"{typed.name}-{suffix}")
+        name = cached
+    if _cached(Path.cwd()) is not None:
+        raise TargetError(f"{Path.cwd()}: lies in a hub's cache, where nothing is written; give --out")
+    return Path.cwd() / f"{name}-{suffix}"
+
+
+def _cached(folder: Path) -> str | None:
+    """The name of the repository in a hub's cache that a folder lies in, if it does."""
+    found = [part for part in folder.resolve().parts if part.startswith("models--")]
+    return found[0].split("--")[-1] if found else None

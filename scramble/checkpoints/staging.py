@@ -40,12 +40,13 @@ class Staging:
             replaced: byte ranges, apart and in order, that `overwrite` will fill; they may stay empty.
         """
         path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         with source.open("rb") as reader, path.open("xb") as writer:
             _kernel_copy(reader.fileno(), writer.fileno(), replaced)
 
     def write(self, name: str, content: bytes) -> None:
         path = self.folder / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
     def overwrite(self, name: str, start: int, content: memoryview) -> None:
@@ -67,7 +68,8 @@ class Staging:
         )
         for path in partials:
             path.rename(path.with_name(path.name.removesuffix(PARTIAL)))
-        _sync(self.folder)
+        for folder in {self.folder, *(path.parent for path in partials)}:
+            _sync(folder)
         if self._force and self.target.exists():
             _exchange(self.folder, self.target)
             shutil.rmtree(self.folder)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from scramble.errors import SelectionError
-from scramble.geometry.cli import EmbeddingsOption, LayersOption, ModulesOption, RunArgument
+from scramble.geometry.cli import EmbeddingsOption, LayersOption, ModulesOption
 from scramble.printing import (
     Format,
     FormatOption,
@@ -22,7 +22,7 @@ from scramble.printing import (
     records,
     save_figure,
 )
-from scramble.updates.cli import ByOption, levels_of, said_left_out
+from scramble.updates.cli import RUN_HELP, ByOption, RunArgument, levels_of, said_left_out
 
 
 class Dtype(StrEnum):
@@ -141,7 +141,7 @@ def curvature(
 
 def gates(
     runs: Annotated[
-        list[str], typer.Argument(metavar="START:END...", help="Runs, or checkpoints of one run.")
+        list[str], typer.Argument(metavar="START:END...", help=f"Runs, or checkpoints of one run. {RUN_HELP}")
     ],
     prompts: PromptsOption = None,
     by: ByOption = "model,module",

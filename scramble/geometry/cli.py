@@ -20,9 +20,8 @@ from scramble.printing import (
     records,
     save_figure,
 )
-from scramble.updates.cli import ByOption, levels_of, said_left_out
+from scramble.updates.cli import ByOption, RunArgument, levels_of, said_left_out
 
-RunArgument = Annotated[str, typer.Argument(metavar="START:END", help="The two ends of a run.")]
 LayersOption = Annotated[str | None, typer.Option(help="20,25 or 4-8 or -1 or all.")]
 ModulesOption = Annotated[
     str | None, typer.Option(help="Modules, comma-separated, as q_proj,o_proj. Default: all.")

@@ -21,7 +21,7 @@ from scramble.printing import (
     records,
     save_figure,
 )
-from scramble.updates.cli import ByOption, levels_of, said_left_out
+from scramble.updates.cli import RUN_HELP, ByOption, RunsArgument, levels_of, said_left_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +37,7 @@ def commands(app: typer.Typer) -> None:
 
 
 def consensus(
-    runs: Annotated[list[str], typer.Argument(metavar="START:END...", help="Two runs or more.")],
+    runs: RunsArgument,
     by: ByOption = "model,module",
     layers: LayersOption = None,
     modules: ModulesOption = None,
@@ -117,7 +117,8 @@ def consensus(
 
 def rates(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="START:END...", help="Checkpoints of one START, in order.")
+        list[str] | None,
+        typer.Argument(metavar="START:END...", help=f"Checkpoints of one START, in order. {RUN_HELP}"),
     ] = None,
     run: Annotated[
         Path | None, typer.Option(help="A run folder, for its START and all its checkpoints/step-*.")

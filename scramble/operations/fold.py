@@ -27,7 +27,7 @@ from scramble.checkpoints.shard import TensorEntry
 from scramble.errors import CheckpointError, NotEquivalentError, SymmetryError
 from scramble.manifest import MANIFEST, Fold, Manifest, Source, TouchedTensor, has_manifest
 from scramble.operations.verify import Claim, certify
-from scramble.rewrite import copy_side_files
+from scramble.rewrite import copy_side_files, left_out
 from scramble.transform import off
 
 if TYPE_CHECKING:
@@ -65,12 +65,15 @@ def fold(
     exact = _folded(checkpoint)
     with staging(target, force=force, keep=source) as stage:
         report(f"folding the norms into {len(exact)} tensors")
+        if others := left_out(checkpoint):
+            report(f"not carried over: {', '.join(others)}")
         records = {}
         head = next((name for name in exact if name not in checkpoint.tensors), None)
         for shard in checkpoint.shards:
-            name = shard.path.name + PARTIAL
+            name = checkpoint.place(shard) + PARTIAL
             untied = head is not None and checkpoint.tied[head] in shard.tensors
             added = {head: checkpoint.entry(head)} if head is not None and untied else {}
+            (stage.folder / name).parent.mkdir(parents=True, exist_ok=True)
             written = extend(shard, stage.folder / name, added)
             for tensor in written.tensors.keys() & exact.keys():
                 entry = written.tensors[tensor]

@@ -23,6 +23,7 @@ import numpy as np
 from scramble.actions import Action, Actions, Stage, inverse, recall, resolve_tied
 from scramble.axes import Array
 from scramble.checkpoints import STORAGES, Checkpoint, locate, open_checkpoint
+from scramble.checkpoints.recognise import quantising
 from scramble.configuration import difference
 from scramble.errors import ManifestError, MismatchError, UndecidedError
 from scramble.manifest import Equivalence, LayerErrors, has_manifest, read_manifest
@@ -165,6 +166,12 @@ def certify(
             f"{base.folder}: '{sorted(parts)[0]}' is stored in a quantised format, which no check reads; "
             "--no-verify to go without"
         )
+    for one in (base, model):
+        if asks := quantising(one.folder, one.config):
+            raise UndecidedError(
+                f"{one.folder}: {asks} makes loaders quantise these weights, which no check computes; "
+                "take it out, or --no-verify to go without"
+            )
     _same_tensors(base, model)
     origin = Base(base)
     changed = {name for name in model.tensors if not origin.is_stored_in(model, name)}

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 # Names on standard error; a result's meta has them all.
 _SHOWN = 4
 
+RUN_HELP = r"The two ends of a run, folders or hub ids; write \: for a colon in a path."
+RunArgument = Annotated[str, typer.Argument(metavar="START:END", help=RUN_HELP)]
+RunsArgument = Annotated[
+    list[str], typer.Argument(metavar="START:END...", help=f"Two runs or more. {RUN_HELP}")
+]
+
 ByOption = Annotated[
     str, typer.Option(help="Levels, comma-separated: model, tower, module, layer, layer-module, tensor.")
 ]
@@ -63,7 +69,7 @@ def commands(app: typer.Typer) -> None:
 
 
 def diff(
-    run: Annotated[str, typer.Argument(metavar="START:END", help="The two ends of a run.")],
+    run: RunArgument,
     by: ByOption = "model,module,layer",
     eta: EtaOption = 0.0,
     plot: PlotOption = None,
@@ -90,7 +96,7 @@ def diff(
 
 
 def overlap(
-    runs: Annotated[list[str], typer.Argument(metavar="START:END...", help="Two runs or more.")],
+    runs: RunsArgument,
     by: ByOption = "model,module,layer",
     frame: Annotated[
         str,
@@ -163,7 +169,7 @@ def said_left_out(runs: Sequence[Run]) -> dict[str, str]:
     told = "; ".join(f"{name} ({why})" for name, why in sorted(out.items()))
     shown = [f"{name} ({why})" for name, why in sorted(out.items())[:_SHOWN]]
     more = f" and {len(out) - _SHOWN} more" if len(out) > _SHOWN else ""
-    print(f"scramble: left out, {len(out)} tensors: {'; '.join(shown)}{more}", file=sys.stderr)
+    print(f"scramble: left out ({len(out)}): {'; '.join(shown)}{more}", file=sys.stderr)
     return {"left_out": told}
 
 

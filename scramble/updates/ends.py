@@ -115,7 +115,7 @@ def _on_grid(words: Array, storage: Storage) -> bool:
 
 
 def open_run(text: str, *, aligned: bool = False, base: Path | None = None) -> Run:
-    """Read `START:END`.
+    """Read `START:END`, see `split`.
 
     Args:
         aligned: find the manifest of START and make ready to undo it.
@@ -126,10 +126,30 @@ def open_run(text: str, *, aligned: bool = False, base: Path | None = None) -> R
         MismatchError: the two ends do not hold the same tensors.
         ManifestError: the aligned frame was asked for and cannot be had; the message says why.
     """
-    if text.count(":") != 1 or not all(text.split(":")):
-        raise SelectionError(f"'{text}': a run is written START:END, two checkpoint folders")
-    first, last = text.split(":")
+    first, last = split(text)
     return ends(locate(first), locate(last), aligned=aligned, base=base)
+
+
+def split(text: str) -> tuple[str, str]:
+    r"""START and END of `START:END`. Of several colons the one between two folders counts, and never `\:`.
+
+    Raises:
+        SelectionError: no colon parts the text in two, or it is not clear which.
+    """
+    parts = re.split(r"(?<!\\):", text)
+    pairs = [(":".join(parts[:at]), ":".join(parts[at:])) for at in range(1, len(parts))]
+    pairs = [(one.replace(r"\:", ":"), other.replace(r"\:", ":")) for one, other in pairs if one and other]
+    # A hub id has no colon and need not be there.
+    folders = [sum(Path(side).is_dir() for side in pair) for pair in pairs]
+    best = [pair for pair, count in zip(pairs, folders, strict=True) if count == max(folders)]
+    if not best:
+        raise SelectionError(f"'{text}': a run is written START:END, two checkpoint folders")
+    if len(best) > 1:
+        raise SelectionError(
+            f"'{text}': a run is written START:END, and which colon parts them is not clear; "
+            r"write \: for one that belongs to a path"
+        )
+    return best[0]
 
 
 def ends(

@@ -66,12 +66,51 @@ def old_llama(tensors: Tensors) -> Tensors:
     return tensors | inv
 
 
+def top_llama(tensors: Tensors) -> Tensors:
+    return tensors | {"model.rotary_emb.inv_freq": 1e4 ** (-torch.arange(0, 8, 2) / 8)}
+
+
+def without(prefix: str) -> Callable[[Tensors], Tensors]:
+    return lambda tensors: {name.removeprefix(prefix): value for name, value in tensors.items()}
+
+
+def fused(gate: str, up: str, down: str) -> Callable[[Tensors], Tensors]:
+    """Experts as transformers holds them in memory: gate above up, one after the other in one tensor."""
+
+    def convert(tensors: Tensors) -> Tensors:
+        found = {name: value for name, value in tensors.items() if ".experts." not in name}
+        found = {name.replace("block_sparse_moe.", "mlp."): value for name, value in found.items()}
+        prefixes = {name.split(".experts.")[0] for name in tensors if ".experts." in name}
+        for prefix in prefixes:
+            experts = range(len([name for name in tensors if name.startswith(f"{prefix}.experts.")]) // 3)
+            parts = {
+                kind: torch.stack([tensors[f"{prefix}.experts.{at}.{kind}.weight"] for at in experts])
+                for kind in (gate, up, down)
+            }
+            there = prefix.replace("block_sparse_moe", "mlp")
+            found[f"{there}.experts.gate_up_proj"] = torch.cat([parts[gate], parts[up]], dim=1)
+            found[f"{there}.experts.down_proj"] = parts[down]
+        return found
+
+    return convert
+
+
+_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 LAYOUTS: dict[str, tuple[str, bool, Callable[[Tensors], Tensors]]] = {
     "gpt2 without prefix, head, and with masks": ("gpt2", True, old_gpt2),
     "gpt2 without head": ("gpt2", True, lambda tensors: tensors),
     "gpt_neox with masks of bytes": ("gpt_neox", False, pythia(torch.uint8)),
     "gpt_neox with masks of bools": ("gpt_neox", False, pythia(torch.bool)),
     "llama with rotary frequencies": ("llama", False, old_llama),
+    "llama with rotary frequencies at the top": ("llama", False, top_llama),
+    "llama without prefix": ("llama", False, without("model.")),
+    "llama without prefix and head": ("llama", True, bare("model.")),
+    "gemma without prefix and head": ("gemma", True, bare("model.")),
+    "gpt_neox without prefix": ("gpt_neox", False, without("gpt_neox.")),
+    "mixtral with fused experts": ("mixtral", False, fused("w1", "w3", "w2")),
+    "qwen2_moe with fused experts": ("qwen2_moe", False, fused(*_PROJECTIONS)),
+    "qwen3_moe with fused experts": ("qwen3_moe", False, fused(*_PROJECTIONS)),
+    "deepseek_v3 with fused experts": ("deepseek_v3", False, fused(*_PROJECTIONS)),
     "opt without prefix": ("opt", True, bare("model.")),
     "qwen3_moe with num_experts": ("qwen3_moe", False, lambda tensors: tensors),
 }
@@ -93,7 +132,10 @@ def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("hub", LAYOUTS, indirect=True)
 def test_a_layout_of_the_hub_is_scrambled_verified_and_inverted(hub: Path, tmp_path: Path) -> None:
     out, back = tmp_path / "out", tmp_path / "back"
-    manifest = apply(hub, out, layers="all", symmetries=SYMMETRIES)
+    experts = any("experts" in name for name in weights(hub))
+    dense = {"qwen2_moe": "0", "qwen3_moe": "0", "deepseek_v3": "1"}.get(inspect(hub)[1]["family"], "all")
+    more = (f"expert-permutation:layers={dense}",) if experts else ()
+    manifest = apply(hub, out, layers="all", symmetries=(*SYMMETRIES, *more))
     (done,) = manifest.scrambles
     assert done.equivalence is not None
     assert done.equivalence.verdict == "equivalent"

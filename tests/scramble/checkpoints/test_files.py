@@ -1,0 +1,308 @@
+"""Where the weights of a folder lie, and folders that are no checkpoint, or more than one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from scramble.checkpoints import open_checkpoint, target_of
+from scramble.operations.apply import apply
+from scramble.operations.fold import fold
+from scramble.operations.invert import invert
+from scramble.operations.verify import verify
+from scramble.updates.ends import split
+from tests.conftest import Command
+from tests.models import Tiny, digest, edit_config, logits, weights
+
+SYMMETRIES = ("vo-rotation", "head-permutation", "residual-permutation")
+INDEX = "model.safetensors.index.json"
+
+
+def in_a_subfolder(folder: Path) -> None:
+    index = json.loads((folder / INDEX).read_text())
+    (folder / "sub" / "deep").mkdir(parents=True)
+    for number, path in enumerate(sorted(folder.glob("*.safetensors"))):
+        name = f"sub/{'deep/' * (number % 2)}{path.name}"
+        path.rename(folder / name)
+        index["weight_map"] = {t: name if f == path.name else f for t, f in index["weight_map"].items()}
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+def with_names_of_nothing(folder: Path) -> None:
+    index = json.loads((folder / INDEX).read_text())
+    shard = next(iter(index["weight_map"].values()))
+    index["weight_map"] |= {"model.layers.0.self_attn.masked_bias": shard, "model.extra.weight": shard}
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+def a_single_file_beside_the_index(folder: Path) -> None:
+    tensors = {name: value * 1.25 for name, value in weights(folder).items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+FILES: dict[str, Callable[[Path], None]] = {
+    "shards in a subfolder": in_a_subfolder,
+    "an index with names that no shard has": with_names_of_nothing,
+    "a single file beside an index": a_single_file_beside_the_index,
+}
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return {n: v for path in folder.rglob("model*.safetensors") for n, v in load_file(path).items()}
+
+
+@pytest.mark.parametrize("change", FILES.values(), ids=FILES)
+@pytest.mark.parametrize("tied", [False, True])
+def test_what_transformers_loads_is_what_is_scrambled(
+    change: Callable[[Path], None], tied: bool, tmp_path: Path
+) -> None:
+    base = Tiny("llama", 2, 2, 8, layers=2, tied=tied, seed=3).save(tmp_path / "base", shard="6KB")
+    change(base)
+    before, reference, told = digest(base), logits(base), list[str]()
+    out = tmp_path / "out"
+    apply(base, out, layers="all", symmetries=SYMMETRIES, report=told.append)
+    assert digest(base) == before
+    assert verify(base, out).verdict == "equivalent"
+    for made in (out, tmp_path / "back", tmp_path / "folded"):
+        if made.name == "back":
+            invert(out, made)
+        if made.name == "folded":
+            fold(base, made)
+        assert torch.linalg.norm(logits(made) - reference) < 1e-10 * torch.linalg.norm(reference), made
+        assert not list(made.rglob("*.partial"))
+    if change is a_single_file_beside_the_index:
+        assert [path.name for path in out.glob("model*")] == ["model.safetensors"]
+        assert any("not carried over" in line and INDEX in line for line in told)
+    else:
+        assert sorted(path.relative_to(out) for path in out.rglob("model*")) == sorted(
+            path.relative_to(base) for path in base.rglob("model*")
+        )
+
+
+def test_an_index_may_not_leave_the_folder_through_a_link(tmp_path: Path, command: Command) -> None:
+    base = Tiny("llama", 2, 1, 8, layers=1).save(tmp_path / "base", shard="6KB")
+    in_a_subfolder(base)
+    (base / "sub").rename(tmp_path / "elsewhere")
+    (base / "sub").symlink_to(tmp_path / "elsewhere")
+    found = command("inspect", base)
+    assert (found.code, found.err.count("\n")) == (2, 1)
+    assert "which is not a safetensors file of the folder" in found.err
+
+
+def test_a_tensor_that_the_index_names_and_the_table_needs_is_missed(
+    tmp_path: Path, command: Command
+) -> None:
+    base = Tiny("llama", 2, 1, 8, layers=1).save(tmp_path / "base", torch.bfloat16, shard="2KB")
+    end = Path(shutil.copytree(base, tmp_path / "end"))
+    index = json.loads((end / INDEX).read_text())
+    shard = end / index["weight_map"]["model.norm.weight"]
+    tensors = {
+        n: weights(end)[n] for n, f in index["weight_map"].items() if f == shard.name and "norm" not in n
+    }
+    save_file(tensors, shard, metadata={"format": "pt"})
+    assert "in the family's table but not in the checkpoint" in command("apply", end, "--layers", 0).err
+    edit_config(base, model_type="something-new")
+    edit_config(end, model_type="something-new")
+    found = command("diff", f"{base}:{end}")
+    assert found.code == 2
+    assert f"named by the index, stored in no shard in {end}" in found.err
+
+
+def adapter(folder: Path, kind: str = "adapter_config.json") -> None:
+    (folder / kind).write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "org/base"}))
+
+
+@pytest.mark.parametrize("kind", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"])
+def test_an_adapter_beside_the_weights_is_refused_by_every_command(
+    kind: str, checkpoint: Path, tmp_path: Path, command: Command
+) -> None:
+    base = Path(shutil.copytree(checkpoint, tmp_path / "base"))
+    adapter(checkpoint, kind)
+    text = tmp_path / "text.txt"
+    text.write_text("1+2=3")
+    for arguments in (
+        ("apply", checkpoint, "--layers", 0),
+        ("fold", checkpoint),
+        ("verify", base, checkpoint),
+        ("verify", checkpoint, base),
+        ("inspect", checkpoint),
+        ("diff", f"{base}:{checkpoint}"),
+        ("spectra", f"{checkpoint}:{base}"),
+        ("gates", f"{base}:{checkpoint}", "--prompts", text),
+    ):
+        found = command(*arguments)
+        assert (found.code, found.out, found.err.count("\n")) == (2, "", 1), arguments
+        assert f"holds an adapter ({kind}) beside its weights" in found.err
+        assert "merge it" in found.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "model", "text.txt"]
+
+
+@pytest.mark.parametrize("what", ["quantization_config", "hf_quant_config.json", "quantize_config.json"])
+def test_weights_that_loaders_quantise_are_not_called_equivalent(
+    what: str, checkpoint: Path, tmp_path: Path, command: Command
+) -> None:
+    if what == "quantization_config":
+        edit_config(checkpoint, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    else:
+        (checkpoint / what).write_text("{}")
+    found = command("apply", checkpoint, "--layers", 0, "--out", tmp_path / "out", "--quiet")
+    assert (found.code, found.err.count("\n")) == (2, 1)
+    assert "makes loaders quantise these weights" in found.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_the_config_names_are_refused(checkpoint: Path, command: Command) -> None:
+    edit_config(checkpoint, transformers_weights="other.safetensors")
+    found = command("inspect", checkpoint)
+    assert (found.code, found.err.count("\n")) == (2, 1)
+    assert "transformers_weights makes transformers load other.safetensors" in found.err
+
+
+def test_descriptions_of_modules_that_stay_behind_are_not_carried_over(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    (checkpoint / "modules.json").write_text("[]")
+    (checkpoint / "1_Pooling").mkdir()
+    told: list[str] = []
+    apply(checkpoint, tmp_path / "out", layers="0", report=told.append)
+    assert not (tmp_path / "out" / "modules.json").exists()
+    assert any("1_Pooling, modules.json" in line for line in told)
+
+
+FOREIGN = {
+    "an adapter for org/base": (
+        ["adapter_config.json", "adapter_model.safetensors"],
+        "merge it into its base",
+    ),
+    "FSDP shards of verl": (
+        ["model_world_size_2_rank_0.pt", "huggingface/config.json", "fsdp_config.json"],
+        "verl.model_merger",
+    ),
+    "a step of verl": (["actor/model_world_size_2_rank_0.pt", "data.pt"], "verl.model_merger"),
+    "verl's output folder": (["global_step_30/actor/model_world_size_2_rank_0.pt"], "verl.model_merger"),
+    "FSDP shards": (["pytorch_model_fsdp_0/__0_0.distcp", "trainer_state.json"], "accelerate merge-weights"),
+    "FSDP shards (torch distributed checkpoint)": (["__0_0.distcp", ".metadata"], "accelerate merge-weights"),
+    "DeepSpeed shards": (["zero_to_fp32.py", "latest", "config.json"], "zero_to_fp32.py"),
+    "Megatron shards": (["latest_checkpointed_iteration.txt"], "convert them"),
+    "a run folder": (["run.json", "checkpoints/step-20/config.json"], "one of its checkpoints/step-*"),
+    "a trainer's output folder": (["checkpoint-20/config.json"], "give one of its checkpoint-*"),
+    "a GGUF model": (["model-q4.gguf"], "convert it to safetensors"),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+@pytest.mark.parametrize(
+    "arguments", ["diff {base}:{folder}", "apply {folder} --layers 0", "verify {base} {folder}"]
+)
+def test_a_folder_of_another_form_is_called_by_its_name(
+    what: str, arguments: str, checkpoint: Path, tmp_path: Path, command: Command
+) -> None:
+    files, how = FOREIGN[what]
+    for name in files:
+        (tmp_path / "other" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "other" / name).write_text('{"base_model_name_or_path": "org/base"}')
+    found = command(*arguments.format(base=checkpoint, folder=tmp_path / "other").split())
+    assert (found.code, found.out, found.err.count("\n")) == (2, "", 1)
+    assert f"{tmp_path / 'other'}: {what}, not a" in found.err
+    assert how in found.err
+
+
+def test_the_config_of_verls_shards_is_known_too(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "actor" / "huggingface").mkdir(parents=True)
+    (tmp_path / "actor" / "huggingface" / "config.json").write_text("{}")
+    (tmp_path / "actor" / "model_world_size_2_rank_1.pt").write_text("")
+    found = command("inspect", tmp_path / "actor" / "huggingface")
+    assert (found.code, found.err.count("\n")) == (2, 1)
+    assert "verl.model_merger" in found.err
+
+
+def cached(checkpoint: Path, home: Path) -> Path:
+    repo = home / "hub" / "models--org--name"
+    snapshot = repo / "snapshots" / ("c0ffee" * 7)[:40]
+    snapshot.mkdir(parents=True)
+    (repo / "blobs").mkdir()
+    for number, path in enumerate(sorted(path for path in checkpoint.rglob("*") if path.is_file())):
+        name = path.relative_to(checkpoint)
+        (snapshot / name).parent.mkdir(exist_ok=True)
+        (snapshot / name).symlink_to(Path(path.rename(repo / "blobs" / str(number))))
+    return snapshot
+
+
+@pytest.mark.parametrize("kind", ["apply", "fold", "invert"])
+def test_nothing_is_written_into_a_hubs_cache(
+    kind: str, checkpoint: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "invert":
+        apply(checkpoint, tmp_path / "scrambled", layers="0")
+        checkpoint = tmp_path / "scrambled"
+    snapshot, work = cached(checkpoint, tmp_path / "home"), tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    before = sorted((tmp_path / "home").rglob("*"))
+    found = command(
+        kind, snapshot, *(("--layers", 0) if kind == "apply" else ()), "--format", "json", "--quiet"
+    )
+    assert found.code == 0, found.err
+    suffix = {"apply": "scrambled", "fold": "folded", "invert": "inverted"}[kind]
+    assert [path.name for path in work.iterdir()] == [f"name-{suffix}"]
+    assert found.json["meta"]["out"] == str(work / f"name-{suffix}")
+    assert sorted((tmp_path / "home").rglob("*")) == before
+
+
+def test_targets_stand_beside_what_was_typed(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    snapshot = cached(checkpoint, tmp_path / "home")
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "mine"
+    link.symlink_to(snapshot)
+    assert target_of(link, None, "scrambled") == tmp_path / "links" / "mine-scrambled"
+    assert target_of(f"{link}/", None, "x") == target_of(tmp_path / "links/./../links/mine", None, "x")
+    monkeypatch.chdir(tmp_path / "links")
+    assert target_of("mine", None, "x") == tmp_path / "links" / "mine-x"
+    assert target_of("org/name@v1", None, "x") == tmp_path / "links" / "name-x"
+    monkeypatch.chdir(snapshot)
+    found = command("apply", ".", "--layers", 0)
+    assert (found.code, found.err.count("\n")) == (2, 1)
+    assert "give --out" in found.err
+
+
+def test_a_colon_in_a_path_can_be_said(checkpoint: Path, tmp_path: Path, command: Command) -> None:
+    odd = Path(shutil.copytree(checkpoint, tmp_path / "a:b" / "c:d"))
+    escaped = str(odd).replace(":", r"\:")
+    texts = [f"{checkpoint}:{odd}", f"{odd}:{checkpoint}", f"{odd}:{odd}", f"{escaped}:{checkpoint}"]
+    for text in texts:
+        for arguments in (("diff", text), ("spectra", text), ("rates", text), ("principal", text)):
+            found = command(*arguments, "--format", "json")
+            assert found.code == 0, found.err
+    assert split(f"org/name@v1:{odd}") == ("org/name@v1", str(odd))
+    for name in ("diff", "overlap", "spectra", "principal", "consensus", "rates", "curvature", "gates"):
+        assert r"\:" in command(name, "--help").out
+
+
+def test_two_ways_to_part_a_run_are_refused(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "a:b", "b:c", "c"):
+        Path(name).mkdir()
+    found = command("diff", "a:b:c")
+    assert (found.code, found.err.count("\n")) == (2, 1)
+    assert r"write \: for one that belongs to a path" in found.err
+    assert split(r"a\:b:c") == ("a:b", "c")
+    assert split(r"a:b\:c") == ("a", "b:c")
+
+
+def test_the_hash_of_a_flat_folder_knows_no_folders(checkpoint: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    assert open_checkpoint(checkpoint).hash(full=True) == open_checkpoint(copied).hash(full=True)
+    assert os.sep not in open_checkpoint(copied).place(open_checkpoint(copied).shards[0])
