@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from scramble.errors import RecipeError
+
 Message = dict[str, Any]  # as transformers and TRL have it: at least a role and a content
 
 
@@ -33,7 +35,15 @@ class Example:
 
     @property
     def text(self) -> str:
-        """A right answer in words, for training that imitates; empty where there is none."""
+        """A right answer in words, for training that imitates.
+
+        Raises:
+            RecipeError: there is none.
+        """
+        if self.imitated == "":
+            raise RecipeError(
+                f"task: there is a check and no answer to imitate for the prompt {self.prompt!r}"
+            )
         return self.answer if self.imitated is None else self.imitated
 
 

@@ -171,11 +171,14 @@ class PatternTask(VerifiableTask):
         for example in examples:
             for accepted in map(in_words, read(example.answer)):
                 if not self.correct(f" {accepted}", example.answer):
-                    raise RecipeError(
-                        f"task: answer_pattern {self.answer_pattern!r} does not extract the answer "
-                        f"{accepted!r} from a completion that is just this answer"
-                    )
+                    raise RecipeError(self._unextracted(accepted))
         return examples
+
+    def _unextracted(self, answer: str) -> str:
+        return (
+            f"task: answer_pattern {self.answer_pattern!r} does not extract the answer {answer!r} from a "
+            "completion that is just this answer"
+        )
 
 
 class GeneratedTask(VerifiableTask):

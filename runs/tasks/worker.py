@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 import resource
 import select
 import signal
@@ -70,6 +71,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            env=os.environ | {"PYTHONHASHSEED": "0"},  # the order of sets is the same in each
         )
         if self._line(self.process, START_SECONDS) != "ready":
             self.end()
@@ -85,10 +87,12 @@ class Worker:
 
 
 def serve(answer: Callable[[Any], str]) -> None:
-    """Answer questions until there are no more."""
-    print("ready", flush=True)
+    """Answer questions until there are no more. What libraries print goes elsewhere."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    print("ready", file=answers, flush=True)
     for line in sys.stdin:
-        print(answer(json.loads(line)), flush=True)
+        print(answer(json.loads(line)), file=answers, flush=True)
 
 
 def limited(answer: Callable[[Any], str], seconds: float, memory: int) -> Callable[[Any], str]:
