@@ -70,7 +70,7 @@ class Judge(Peer):
 
     def construct(self, cls: MirrorClass, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         found = super().construct(cls, arguments, named)
-        if type(found) is cls and cls in self.trusted:
+        if is_mirror(found) and cls in self.trusted:
             self._made.add(id(found))
         return found
 
