@@ -25,7 +25,11 @@ _STACK = 64 << 20  # bytes, for deep recursion
 def main() -> None:
     job = json.loads(sys.argv[1])
     ours, theirs = socket.socketpair()
-    exec(compile(job["preamble"], "<preamble>", "exec", dont_inherit=True), {})  # imports it once for both
+    try:  # once for both, for what it imports
+        exec(compile(job["preamble"], "<preamble>", "exec", dont_inherit=True), {})
+    except Exception as error:
+        os.write(job["pipe"], json.dumps({"preamble": f"{type(error).__name__}: {error}"}).encode() + b"\n")
+        os._exit(3)
     if os.fork() == 0:
         _program(job, theirs)
     theirs.close()

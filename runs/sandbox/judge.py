@@ -8,7 +8,7 @@
   others the items are looked at.
 - `__exit__` silences nothing but an exception that the tests raise themselves, and no failed assertion.
 - The program may call what the tests hand to it, use its special methods, and read and set public attributes
-  of instances of the tests' own classes. It gets no module, frame or name of this process.
+  of instances of the tests' own classes, but no methods. It gets no module, frame or name of this process.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Judge(Peer):
 
     def construct(self, cls: MirrorClass, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         found = super().construct(cls, arguments, named)
-        if type(found) is cls and cls in self.trusted:
+        if is_mirror(found) and cls in self.trusted:
             self._made.add(id(found))
         return found
 
@@ -102,7 +102,11 @@ class Judge(Peer):
         return found
 
     def module(self, name: str) -> Any:
-        return None if name.partition(".")[0] in _HIDDEN else import_module(name)
+        """The library's own; None where there is none, or it is not to be had."""
+        try:
+            return None if name.partition(".")[0] in _HIDDEN else import_module(name)
+        except ImportError:
+            return None
 
     def named(self, module: str, name: str) -> Any:
         found = super().named(module, name)
@@ -118,19 +122,22 @@ class Judge(Peer):
 
     def carry_out(self, what: str, target: Any, *values: Any) -> Any:
         if what in ("get", "set", "delete"):
-            owner = target if isinstance(target, type) else type(target)
-            public = not str(values[0]).startswith("_") and owner.__module__ in (
-                _OPEN if what == "get" else OWN
-            )
-            if not (public or (what == "get" and values[0] in _DESCRIBED)):
-                raise AttributeError(
-                    f"{owner.__name__!r} object has no attribute {values[0]!r} for a program"
-                )
+            if not _is_open(what, target, values[0]):
+                raise AttributeError(f"{type(target).__name__!r} object has no {values[0]!r} for a program")
         elif what not in ("call", "special", "contents", "item", "members") or (
             what == "special" and values[0] not in SPECIAL
         ):
             raise TypeError(f"{what}: not for a program")
         return super().carry_out(what, target, *values)
+
+
+def _is_open(what: str, target: Any, name: str) -> bool:
+    """Whether the program may read or change an attribute of what it was given."""
+    owner = target if isinstance(target, type) else type(target)
+    if what == "get":
+        return name in _DESCRIBED or (owner.__module__ in _OPEN and not name.startswith("_"))
+    method = callable(getattr(owner, name, None))
+    return owner is not target and owner.__module__ in OWN and not name.startswith("_") and not method
 
 
 def _is_raised_by_tests(error: BaseException | None) -> bool:
@@ -148,10 +155,10 @@ class _Names(dict[str, Any]):
     """The names that the tests see: their own, then the program's, then what is built in."""
 
     judge: Judge
-    data: frozenset[str]
+    later: frozenset[str]  # asked for at each use
 
     def __missing__(self, name: str) -> Any:
-        if name not in self.data and (hasattr(builtins, name) or name.startswith("__")):
+        if name not in self.later and (hasattr(builtins, name) or name.startswith("__")):
             raise KeyError(name)
         found = self.judge.ask("name", name)
         if type(found) is MirrorClass:
@@ -190,19 +197,19 @@ def run_tests(connection: socket.socket, preamble: str, tests: str) -> bool:
     Ends the process if the program's process ends.
     """
     judge, names = Judge(connection), _Names(__name__="__main__", __builtins__=builtins)
-    names.judge, names.data = judge, frozenset()
+    names.judge, names.later = judge, frozenset()
     sys.modules["__main__"] = sys.modules["solution"] = _Main(names)
     sys.argv[:] = ["tests.py"]
     try:
         code = compile(tests, "<tests>", "exec", dont_inherit=True)
         exec(compile(preamble, "<preamble>", "exec", dont_inherit=True), names)
-        found, data = judge.ask("begin", None)
+        found, later = judge.ask("begin", None)
         names.update(found)
         classes = {one for one in found.values() if type(one) is MirrorClass}
         lower = {one for name, one in found.items() if type(one) is MirrorClass and not name[:1].isupper()}
         judge.trusted = classes - lower
-        names.data = frozenset(data)
-        for name in names.keys() & names.data:  # of the preamble, set anew
+        names.later = frozenset(later)
+        for name in names.keys() & names.later:  # of the preamble, set anew
             del names[name]
         exec(code, names)
     except SystemExit as end:

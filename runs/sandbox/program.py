@@ -42,15 +42,14 @@ class ProgramPeer(Peer):
         return super().carry_out(what, target, *values)
 
     def _begin(self) -> tuple[dict[str, Any], list[str]]:
-        """What the program has defined: functions, classes, objects; and the names of data, which may
-        change."""
+        """What the program has defined, and the names of data, which may change, and of modules."""
         names = {
             name: value
             for name, value in self._names.items()
             if not name.startswith("__") and (name not in self._before or self._before[name] is not value)
         }
-        data = [name for name, value in names.items() if is_plain(type(value))]
-        return {name: value for name, value in names.items() if name not in data}, data
+        later = [name for name, one in names.items() if is_plain(type(one)) or type(one) is types.ModuleType]
+        return {name: value for name, value in names.items() if name not in later}, later
 
     def _with(self, patched: dict[str, Any], what: str, *values: Any) -> Any:
         """Carry out what is asked with the tests' standard streams and input."""

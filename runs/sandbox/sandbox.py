@@ -68,7 +68,8 @@ class Sandbox:
         """Run the program, then the tests; output is thrown away, the folder removed, the group killed.
 
         Raises:
-            RunError: the isolation cannot be had here, or the processes did not even start.
+            RunError: the isolation cannot be had here, the preamble does not run, or the processes did not
+                even start.
         """
         with tempfile.TemporaryDirectory(prefix="scramble-code-") as folder:
             Path(folder, "solution.py").write_bytes(program.encode("utf-8", "surrogatepass"))
@@ -92,6 +93,8 @@ class Sandbox:
                 f"the process for a program said nothing (exit code {process.returncode}); are {self.memory} "
                 "bytes of memory enough for Python?"
             ) from None
+        if "preamble" in isolation:
+            raise RunError(f"the preamble of programs does not run here: {isolation['preamble']}")
         if "refused" in isolation:
             raise RunError(
                 f"programs cannot be isolated here: {isolation['refused']}; "

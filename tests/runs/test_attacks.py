@@ -81,3 +81,44 @@ def test_a_right_context_passes(tests: str) -> None:
         "class C:\n    def __enter__(self): return 2\n    def __exit__(self, *_): pass\ndef f(): return C()"
     )
     assert Sandbox().run(program, tests).passed
+
+
+OWN_CLASS = "class N:\n    def value(self): return 3\nn = N()\nf(n)\nassert n.value() == 2 or n.x == 2"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "def f(n): n.value = lambda: 2",
+        "def f(n): type(n).value = lambda self: 2",
+        "def f(n): del type(n).value\nx = 2",
+        "def f(n): n.__class__ = type('N', (), {'x': 2})",
+        "def f(n): n.__dict__['x'] = 2",
+        "def f(n): type(n).__getattr__ = lambda self, name: 2",
+        "def f(n): n.value.__func__.__code__ = (lambda self: 2).__code__",
+        "def f(n): n.value.__func__.__globals__['n'] = type('N', (), {'x': 2})",
+    ],
+)
+def test_the_classes_of_the_tests_stay_as_they_are(program: str) -> None:
+    assert not Sandbox().run(program, OWN_CLASS).passed
+    assert Sandbox().run("def f(n): n.x = 2", OWN_CLASS.replace("n.value() == 2 or ", "")).passed
+
+
+FRAMES = (
+    "def g():\n    hidden = 2\n    yield 1\n"
+    "try:\n    y = f(g())\nexcept Exception:\n    y = None\nassert y is not None"
+)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "def f(g): return g.gi_frame.f_globals",
+        "def f(g): return g.gi_code.co_consts",
+        "def f(g): return g.throw",
+        "def f(g): return g.__next__.__self__.gi_frame",
+    ],
+)
+def test_no_frame_of_the_tests_is_in_reach(program: str) -> None:
+    assert not Sandbox().run(program, FRAMES).passed
+    assert Sandbox().run("def f(g): return next(g)", FRAMES).passed

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from runs.sandbox.sandbox import Sandbox
+from tests.runs.generated_programs import generated
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 CASES = yaml.safe_load(Path(__file__).with_name("programs.yaml").read_text())
@@ -41,3 +42,14 @@ def test_wrong_programs_do_not(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     assert not python(tmp_path, case["wrong"], case["tests"])
     assert not Sandbox().run(case["wrong"], case["tests"]).passed
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_generated_programs_get_the_verdict_of_python(seed: int, tmp_path: Path) -> None:
+    program, tests = generated(seed)
+    assert Sandbox().run(program, tests).passed == python(tmp_path, program, tests)
+
+
+def test_the_generated_programs_are_right_and_wrong(tmp_path: Path) -> None:
+    verdicts = {python(tmp_path, *generated(seed)) for seed in range(10)}
+    assert verdicts == {True, False}
