@@ -142,8 +142,8 @@ class _Scorer(Worker):
         """Texts are scored in forks, so that no text can be why nothing comes."""
         if not (found := self.ask(question)):
             raise RunError(
-                f"task: reasoning-gym '{self.dataset}': the process that makes entries and scores died, or took "
-                f"more than {_MAKING_SECONDS} s"
+                f"task: reasoning-gym '{self.dataset}': the process that makes entries and scores died, or "
+                f"took more than {_MAKING_SECONDS} s"
             )
         return found
 

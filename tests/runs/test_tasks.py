@@ -63,7 +63,7 @@ def test_any_reasoning_gym_data_set_is_deterministic(dataset: str) -> None:
     for example in examples:
         assert example.prompt.endswith("\nAnswer:")
         assert gym.correct(f" {example.text}\nand so on", example.answer)
-        assert not gym.correct(f" {example.text}1", example.answer)
+        assert not gym.correct(f" #{example.text[1:]}", example.answer)
         assert not gym.correct("\n" * 3, example.answer)
     assert not {one.prompt for one in gym.held_out(5)} & {one.prompt for one in examples}
 
