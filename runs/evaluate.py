@@ -110,7 +110,7 @@ def check_held_out(
         [{"role": "user", "content": one.prompt}] if tools else one.prompt for one in examples
     ]
     ids = [prompt_ids(tokenizer, prompt, tools) for prompt in prompts]
-    check_fits(model, ids, recipe.evaluated_tokens or 0, "prompts of the evaluation")
+    check_fits(model, ids, 1 if tools else recipe.evaluated_tokens or 0, "prompts of the evaluation")
 
 
 def summary(settings: Evaluation, counts: dict[int, list[int]], seed: int) -> dict[str, Any]:
