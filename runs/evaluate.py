@@ -107,9 +107,10 @@ def check_held_out(
     Raises:
         RunError: the first that does not, by its row.
     """
+    tools = recipe.task.tools
     prompts = [recipe.task.row(one)["prompt"] for one in examples]
-    ids = [prompt_ids(tokenizer, prompt, recipe.task.tools) for prompt in prompts]
-    check_fits(model, ids, recipe.evaluated_tokens or 0, "prompts of the evaluation")
+    ids = [prompt_ids(tokenizer, prompt, tools) for prompt in prompts]
+    check_fits(model, ids, 1 if tools else recipe.evaluated_tokens or 0, "prompts of the evaluation")
 
 
 def summary(settings: Evaluation, counts: dict[int, list[int]], seed: int) -> dict[str, Any]:

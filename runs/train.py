@@ -173,7 +173,9 @@ def _check_lengths(
         return  # the trainer says what it lacks
     prompts = [prompt_ids(tokenizer, row["prompt"], recipe.task.tools) for row in rows]
     if isinstance(recipe.algorithm, Sampling):
-        check_fits(model, prompts, recipe.algorithm.max_new_tokens, "the task's prompts")
+        # What tools answer is left out where the context ends: only the first turn must have room.
+        further = 1 if recipe.task.tools else recipe.algorithm.max_new_tokens
+        check_fits(model, prompts, further, "the task's prompts")
     for name in ("completion", "chosen", "rejected"):
         texts = [prompt_ids(tokenizer, row["prompt"] + row[name]) for row in rows if name in row]
         check_fits(model, texts, 1, f"the task's rows with {name}")  # and the end of text

@@ -17,7 +17,7 @@ from runs.folder import RunFolder
 from runs.recipe import Recipe
 from runs.run import run
 from runs.summary import before_and_after, quarters
-from scramble.errors import CheckpointError, SelectionError
+from scramble.errors import CheckpointError, DamagedRunError, SelectionError
 from tests.conftest import Command
 from tests.models import edit_config, weights
 from tests.scramble.geometry.test_tables import MODULES
@@ -191,7 +191,7 @@ def test_what_cannot_be_compared_is_one_line(
         assert (found.code, found.out, found.err.count("\n")) == (2, "", 1)
         assert message in found.err
     (first / "run.json").write_text('{"status": "finished"}')
-    with pytest.raises(SelectionError, match="damaged"):
+    with pytest.raises(DamagedRunError, match="damaged"):
         compare([first])
 
 
