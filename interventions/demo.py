@@ -35,6 +35,7 @@ def _smoke(experiment: Experiment) -> Experiment:
     """Two steps, and three runs: two base seeds and one scrambled."""
     recipe: dict[str, Any] = experiment.recipe | {"steps": 2, "fp32_steps": [2]}
     recipe["algorithm"] = recipe["algorithm"] | {"prompts": 2, "generations": 4}
+    recipe["evaluation"] = recipe["evaluation"] | {"size": 16}
     arms = experiment.arms | {"scrambled": experiment.arms["scrambled"].model_copy(update={"seeds": (2,)})}
     return experiment.model_copy(
         update={

@@ -133,7 +133,9 @@ class Vllm(Sampler):
                 os.environ |= environment
 
     def arguments(self, algorithm: Any, rows: list[Row], tokenizer: Any) -> dict[str, Any]:
-        longest = max(len(ids) for ids in tokenizer([row["prompt"] for row in rows])["input_ids"])
+        from runs.prompts import prompt_ids
+
+        longest = max(len(prompt_ids(tokenizer, row["prompt"])) for row in rows)
         return {
             "use_vllm": True,
             "vllm_mode": "colocate",
@@ -232,8 +234,11 @@ def _apart(trainer: Any) -> dict[str, float]:
     import torch
     from vllm import SamplingParams
 
-    texts = list(trainer.train_dataset["prompt"])[:_CHECKED_PROMPTS]
-    prompts = [ids for ids in trainer.processing_class(texts)["input_ids"] if len(ids) > 1]
+    from runs.prompts import prompt_ids
+
+    first = list(trainer.train_dataset["prompt"])[:_CHECKED_PROMPTS]
+    prompts = [prompt_ids(trainer.processing_class, prompt) for prompt in first]
+    prompts = [ids for ids in prompts if len(ids) > 1]
     engine, model = trainer.vllm_generation.llm, trainer.model.eval()
     asked = SamplingParams(max_tokens=1, prompt_logprobs=0)
     found = []

@@ -6,7 +6,7 @@ TRL's loop belongs to its trainers. This one serves evaluation, and shows the mo
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -52,14 +52,17 @@ class Chats:
         except ValueError as error:
             raise RunError(f"evaluation with tools: the chat template: {error}") from None
 
-    def complete(self, prompts: list[str], speak: Callable[[list[Ids]], list[Ids]]) -> list[list[Message]]:
+    def complete(
+        self, prompts: Sequence[str | list[Message]], speak: Callable[[list[Ids]], list[Ids]]
+    ) -> list[list[Message]]:
         """Messages after each prompt: the model's, and those of tools between them.
 
         Args:
             speak: continues each of the sequences by what the model says next, its last token included.
         """
         chats: list[list[Message]] = [[] for _ in prompts]
-        first = [self._ids([_user(prompt)], tools=list(self.tools.values())) for prompt in prompts]
+        starts = [[_user(prompt)] if isinstance(prompt, str) else prompt for prompt in prompts]
+        first = [self._ids(prompt, tools=list(self.tools.values())) for prompt in starts]
         seen = [list(ids) for ids in first]
         room = [len(ids) + self.length for ids in first]
         going = list(range(len(prompts)))

@@ -22,13 +22,15 @@ from transformers.utils import logging
 from runs.chats import Chats
 from runs.evaluation import Evaluation, estimate, gain
 from runs.folder import RunFolder
-from runs.model import Prompt, check_fits, context, load, load_model, prompt_ids
+from runs.model import check_fits, context, load, load_model
+from runs.prompts import prompt_ids
 from runs.recipe import Recipe
 from runs.sampling import ends, recorded, sampling
 from runs.tasks import Example, Message, VerifiableTask
 from scramble.errors import RecipeError
 
-Sample = Callable[[list[str]], Sequence[str | list[Message]]]  # completions of prompts
+Shown = str | list[Message]
+Sample = Callable[[list[Shown]], Sequence[str | list[Message]]]  # completions of prompts
 
 
 class Evaluator(TrainerCallback):
@@ -105,11 +107,8 @@ def check_held_out(
     Raises:
         RunError: the first that does not, by its row.
     """
-    tools = recipe.task.tools
-    prompts: list[Prompt] = [
-        [{"role": "user", "content": one.prompt}] if tools else one.prompt for one in examples
-    ]
-    ids = [prompt_ids(tokenizer, prompt, tools) for prompt in prompts]
+    prompts = [recipe.task.row(one)["prompt"] for one in examples]
+    ids = [prompt_ids(tokenizer, prompt, recipe.task.tools) for prompt in prompts]
     check_fits(model, ids, recipe.evaluated_tokens or 0, "prompts of the evaluation")
 
 
@@ -146,7 +145,8 @@ def count_right(
     texts: list[str | list[Message]] = []
     with _apart(model, recipe):
         for start in range(0, len(wanted), settings.batch):
-            texts += sample([example.prompt for example in wanted[start : start + settings.batch]])
+            rows = [task.row(example) for example in wanted[start : start + settings.batch]]
+            texts += sample([row["prompt"] for row in rows])
     scores = task.scores(texts, [example.answer for example in wanted])
     groups = range(0, len(scores), settings.samples)
     return [scores[start : start + settings.samples].count(1.0) for start in groups]
@@ -169,8 +169,9 @@ def _apart(model: PreTrainedModel, recipe: Recipe) -> Iterator[None]:
 def _at_once(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Sample:
     """Completions as texts."""
 
-    def sample(prompts: list[str]) -> list[str]:
-        tokens = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
+    def sample(prompts: list[Shown]) -> list[str]:
+        ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+        tokens = tokenizer.pad({"input_ids": ids}, return_tensors="pt", padding_side="left")
         said = _speak(model, tokenizer, tokens, recipe)
         return tokenizer.batch_decode(said, skip_special_tokens=True)
 

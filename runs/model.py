@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from runs.sampling import neutralize
 from scramble.errors import RunError
-
-Prompt = str | list[dict[str, Any]]  # a text, or a chat
 
 
 def load(start: Path, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -43,19 +40,6 @@ def rows(model: PreTrainedModel) -> int:
 def context(model: PreTrainedModel) -> int | None:
     """Tokens of a text that the model's positions are made for; None if its config does not say."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
-
-
-def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, tools: Sequence[Callable[..., Any]] = ()
-) -> list[int]:
-    """Tokens of a prompt; a chat goes through the chat template, up to where the model may speak."""
-    if isinstance(prompt, str):
-        return list(tokenizer(prompt)["input_ids"])
-    return list(
-        tokenizer.apply_chat_template(
-            prompt, tools=list(tools) or None, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-    )
 
 
 def check_fits(model: PreTrainedModel, texts: Sequence[Sequence[int]], further: int, what: str) -> None:

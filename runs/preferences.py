@@ -22,11 +22,11 @@ def preferences(task: Task, examples: list[Example], separator: str = "") -> lis
     """
     if isinstance(task, PreferencePairs):
         return task.preferences()
-    answers = sorted({example.answer for example in examples})
+    answers = sorted({example.text for example in examples})
     return [
         Preference(
             example.prompt,
-            separator + example.answer,
+            separator + example.text,
             separator + _wrong(task, example, answers, random.Random(f"{task.seed}/{place}")),
         )
         for place, example in enumerate(examples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from runs.folder import RunFolder, run_folder
 from runs.masks import Random
 from runs.recipe import Recipe
 from runs.reporting import check, no_telemetry, reporting
-from runs.tasks import Example, VerifiableTask
+from runs.tasks import Example, VerifiableTask, shown
 from scramble.checkpoints import locate, open_checkpoint
 from scramble.errors import MissingDependencyError, RecipeError, RunError, ScrambleError
 from scramble.rewrite import side_files
@@ -200,7 +201,10 @@ def _seeds(recipe: Recipe) -> dict[str, Any]:
 
 
 def _data_hash(examples: list[Example]) -> str:
-    text = "\0".join(f"{example.prompt}\1{example.answer}" for example in examples)
+    prompts = [
+        one.prompt if isinstance(one.prompt, str) else json.dumps(shown(one.prompt)) for one in examples
+    ]
+    text = "\0".join(f"{prompt}\1{one.answer}" for prompt, one in zip(prompts, examples, strict=True))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

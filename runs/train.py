@@ -19,6 +19,7 @@ from runs.collapse import Watch
 from runs.evaluate import Evaluator, check_held_out, settings_of
 from runs.folder import RunFolder
 from runs.optimizers import trainable
+from runs.prompts import prompt_ids
 from runs.recipe import Recipe
 from runs.rollouts import Rollouts
 from runs.tasks import Example
@@ -33,7 +34,7 @@ except ImportError as missing:
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from transformers.utils import logging
 
-from runs.model import check_fits, load, prompt_ids
+from runs.model import check_fits, load
 from runs.recorder import Progress, Recorder
 from runs.resume import Keeps, Resume
 from runs.sampling import recorded, sampling
@@ -168,6 +169,8 @@ def _check_lengths(
     held_out: list[Example],
 ) -> None:
     """Whether all that training, evaluation and kl read and write fits into the model's context."""
+    if recipe.task.tools and not tokenizer.chat_template:
+        return  # the trainer says what it lacks
     prompts = [prompt_ids(tokenizer, row["prompt"], recipe.task.tools) for row in rows]
     if isinstance(recipe.algorithm, Sampling):
         check_fits(model, prompts, recipe.algorithm.max_new_tokens, "the task's prompts")

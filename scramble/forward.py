@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from scramble.arithmetic import RESOLUTION, Float64, relative
 from scramble.axes import Array
 from scramble.checkpoints import Checkpoint
 from scramble.errors import ScrambleError, UndecidedError
@@ -35,8 +35,6 @@ from scramble.routing import Routing
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
 
-# Below this, a difference is the arithmetic's.
-RESOLUTION = {"float64": 1e-12, "float32": 1e-6}
 HEADS = ("lm_head", "embed_out")
 # Layers behind the last one, for predicting further tokens, take no part in the logits.
 _FURTHER_LAYER = re.compile(r"model\.layers\.\d+\..*")
@@ -60,17 +58,6 @@ class Variant:
 
     values: Mapping[str, Callable[[], Array]] = field(default_factory=dict)
     frame: Callable[[Array], Array] = lambda states: states
-
-
-class Float64(TorchFunctionMode):
-    """Raise every float32 that a model asks for inside its forward pass to float64."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.Tensor.float:
-            func = torch.Tensor.double
-        args = tuple(torch.float64 if one is torch.float32 else one for one in args)
-        kwargs = {key: torch.float64 if one is torch.float32 else one for key, one in (kwargs or {}).items()}
-        return func(*args, **kwargs)
 
 
 class Forward:
@@ -127,7 +114,6 @@ class Forward:
             yield self._call(1).double().cpu().numpy()
 
     def _call(self, count: int) -> torch.Tensor:
-        """Run the tokens `count` times side by side."""
         given = {} if self.positions is None else {"position_ids": self.positions.repeat(count, 1)}
         raised = Float64() if self.dtype == torch.float64 else nullcontext()
         try:
@@ -355,12 +341,6 @@ class Forward:
             )
 
         return tree_map(whole, *parts)
-
-
-def relative(found: Array, reference: Array) -> float:
-    """`||found - reference|| / ||reference||`; infinite where not finite."""
-    error = float(np.linalg.norm(found - reference) / np.linalg.norm(reference))
-    return error if np.isfinite(error) else float("inf")
 
 
 def _states(left: Any) -> torch.Tensor:

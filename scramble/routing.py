@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from scramble.axes import Slot
 from scramble.checkpoints import Checkpoint
+
+if TYPE_CHECKING:
+    import torch
 
 # An expert that no token gives a larger weight is hardly in the output.
 LEAST_WEIGHT = 1e-3

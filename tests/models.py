@@ -12,8 +12,8 @@ import torch
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from scramble.arithmetic import Float64
 from scramble.families import FAMILIES as TABLES
-from scramble.forward import Float64
 
 FAMILIES = tuple(TABLES)
 # These have no head_dim of their own.

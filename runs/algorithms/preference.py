@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat
@@ -10,7 +9,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from runs.algorithms.algorithm import Job, Row
 from runs.algorithms.sft import Supervised
 from runs.preferences import preferences
-from runs.tasks import Example, Task
+from runs.tasks import Example, Task, said, shown
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -18,7 +17,14 @@ if TYPE_CHECKING:
 
 class _Pairs(Supervised):
     def task_rows(self, task: Task, examples: list[Example]) -> list[Row]:
-        return [asdict(pair) for pair in preferences(task, examples, self.separator)]
+        return [
+            {
+                "prompt": shown(pair.prompt),
+                "chosen": said(pair.prompt, pair.chosen),
+                "rejected": said(pair.prompt, pair.rejected),
+            }
+            for pair in preferences(task, examples, self.separator)
+        ]
 
 
 class Dpo(_Pairs):
@@ -58,6 +64,7 @@ class SimPo(_Pairs):
         from runs.trainers.simpo import NO_LIMIT, SimPoTrainer
 
         return SimPoTrainer(
+            chats=not isinstance(job.rows[0]["prompt"], str),
             args=CPOConfig(
                 **job.arguments,
                 **self.batch_arguments(),

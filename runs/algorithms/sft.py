@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import PositiveInt, model_validator
 
 from runs.algorithms.algorithm import Algorithm, Job, Row
-from runs.tasks import Example, Task
+from runs.tasks import Example, Task, said, shown
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -55,7 +55,10 @@ class Sft(Supervised):
     name: Literal["sft"]
 
     def task_rows(self, task: Task, examples: list[Example]) -> list[Row]:
-        return [{"prompt": e.prompt, "completion": self.separator + e.answer} for e in examples]
+        return [
+            {"prompt": shown(one.prompt), "completion": said(one.prompt, self.separator + one.text)}
+            for one in examples
+        ]
 
     def build(self, job: Job) -> Trainer:
         from trl import SFTConfig, SFTTrainer

@@ -1,53 +1,65 @@
-"""The process of a program that is not trusted, before and around it. Standard library alone.
+"""Two processes that are isolated and limited: one runs a program that is not trusted, the other its tests.
 
-The job comes as JSON on standard input (see `sandbox`). On the pipe that the job names, one line says
-which isolation is in force, and after it stands the token, if the tests ran to their end.
+The job is the first argument, JSON (see `sandbox`); the tests come on standard input, and the process of the
+program has none. The parent of the two reads from the pipe that the job names: a line with the isolation in
+force, then `passed` if the tests passed. The program's process has neither that pipe nor the tests' text.
 """
 
 from __future__ import annotations
 
-import _thread
-import builtins
-import collections
-import itertools
 import json
 import os
 import resource
+import socket
 import sys
-import time
-from types import CodeType
+from pathlib import Path
 from typing import Any
 
 from runs.sandbox.isolation import RefusedError, isolate
+from runs.sandbox.judge import run_tests
+from runs.sandbox.program import run_program
 
-# Ways to another thread's frames and objects; the program ends that takes one.
-_LOOKING = {
-    *("sys._current_frames", "sys._current_exceptions", "gc.get_objects", "gc.get_referrers"),
-    *("gc.get_referents", "sys.addaudithook", "sys.settrace", "sys.setprofile"),
-    *("sys.monitoring.register_callback", "ctypes.string_at", "ctypes.cdata", "ctypes.call_function"),
-}
+_STACK = 64 << 20  # bytes, for deep recursion
 
 
 def main() -> None:
-    job = json.load(sys.stdin)
-    pipe = job["pipe"]
-    _limit(job)
-    try:
-        found = {} if job["isolation"] == "none" else isolate(job["folder"], job["isolation"] == "full")
-    except RefusedError as refused:
-        os.write(pipe, json.dumps({"refused": str(refused)}).encode() + b"\n")
+    job = json.loads(sys.argv[1])
+    ours, theirs = socket.socketpair()
+    try:  # once for both, for what it imports
+        exec(compile(job["preamble"], "<preamble>", "exec", dont_inherit=True), {})
+    except Exception as error:
+        os.write(job["pipe"], json.dumps({"preamble": f"{type(error).__name__}: {error}"}).encode() + b"\n")
         os._exit(3)
-    os.write(pipe, json.dumps(found).encode() + b"\n")
-    try:
-        codes = [compile(job["program"], "<solution>", "exec"), compile(job["tests"], "<tests>", "exec")]
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        os._exit(1)
-    token = job["token"].encode()
-    del job
-    _carry_out(codes, token, pipe)
+    if os.fork() == 0:
+        _program(job, theirs)
+    theirs.close()
+    _tests(job, ours)
 
 
-def _limit(job: dict[str, Any]) -> None:
+def _program(job: dict[str, Any], connection: socket.socket) -> None:
+    """Says on the connection which isolation is in force, runs the program and serves the tests."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    kept = connection.fileno()
+    os.closerange(3, kept)
+    os.closerange(kept + 1, 4096)
+    connection.sendall(json.dumps(_confined(job)).encode() + b"\n")
+    run_program(connection, Path(job["folder"], "solution.py"), job["preamble"], job["module"])
+
+
+def _tests(job: dict[str, Any], connection: socket.socket) -> None:
+    tests = sys.stdin.read()
+    found = json.loads(connection.makefile("rb", buffering=0).readline() or "{}")
+    own = _confined(job)
+    os.write(job["pipe"], json.dumps(own if "refused" in own else found).encode() + b"\n")
+    if run_tests(connection, job["preamble"], tests):
+        os.write(job["pipe"], b"passed")
+    os._exit(0)
+
+
+def _confined(job: dict[str, Any]) -> dict[str, str]:
+    """Give up rights, limit this process; what is in force."""
     for name, value in {
         resource.RLIMIT_AS: job["memory"],
         resource.RLIMIT_CPU: job["cpu"],
@@ -56,32 +68,12 @@ def _limit(job: dict[str, Any]) -> None:
         resource.RLIMIT_CORE: 0,
     }.items():
         resource.setrlimit(name, (value, value))
-
-
-def _on_event(event: str, _: Any, end: Any = os._exit, looking: frozenset[str] = frozenset(_LOOKING)) -> None:
-    if event in looking:
-        end(1)
-
-
-def _carry_out(codes: list[CodeType], token: bytes, pipe: int) -> None:
-    """Run the codes one after another; write the token if the last one came to its end.
-
-    They run in a thread that is started from C, so that no frame of this function is above theirs; what says
-    that they ended (`done`) is known here alone. All that is called here after they began is bound before.
-    """
-    end, write, sleep, threads, length = os._exit, os.write, time.sleep, _thread._count, len
-    names = {"__name__": "solution", "__builtins__": dict(vars(builtins))}
-    done: collections.deque[None] = collections.deque()
-    steps = itertools.chain([None], map(exec, codes, [names] * length(codes)))  # the first: it began
-    wanted = length(codes) + 1
-    sys.addaudithook(_on_event)
-    _thread.stack_size(64 << 20)
-    _thread.start_new_thread(done.extend, (steps,))
-    while length(done) == 0 or (length(done) < wanted and threads() > 0):
-        sleep(0.002)
-    if length(done) == wanted:
-        write(pipe, token)
-    end(0)
+    most = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    resource.setrlimit(resource.RLIMIT_STACK, (_STACK if most == -1 else min(_STACK, most), most))
+    try:
+        return {} if job["isolation"] == "none" else isolate(job["folder"], job["isolation"] == "full")
+    except RefusedError as refused:
+        return {"refused": str(refused)}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Run a program that is not trusted, with tests after it: in a process of its own, isolated and limited.
+"""Run a program that is not trusted, and tests that use it: two processes, isolated and limited.
 
-The process gives up what it may do itself (`isolation`): Landlock and a seccomp filter need no privilege and
+They give up what they may do themselves (`isolation`): Landlock and a seccomp filter need no privilege and
 no user namespaces, so that this works in containers too. Linux on x86-64.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 import select
 import signal
 import subprocess
@@ -24,17 +23,18 @@ from typing import Literal
 from scramble.errors import RunError
 
 Isolation = Literal["full", "seccomp", "none"]
-# The program's process finds this package, and then forgets where.
+Module = Literal["__main__", "solution"]
+# The processes find this package, and then forget where.
 _CHILD = (
     f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); "
-    "from runs.sandbox.child import main; del sys.path[0]; main()"
+    "from runs.sandbox.child import main; del sys.path[0]; sys.dont_write_bytecode = True; main()"
 )
-_MOST = 4096  # bytes that a program may send here; the two lines that are expected are shorter
+_MOST = 4096  # bytes that are read; the two lines that are expected are shorter
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Whether the tests ran to their end, and what the process had given up before (empty: nothing)."""
+    """Whether the tests ran to their end, and what the processes had given up before (empty: nothing)."""
 
     passed: bool
     isolation: dict[str, str]
@@ -42,40 +42,44 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """Limits of one program.
+    """Limits of one program, and how it is run.
 
     Attributes:
-        seconds: CPU time, rounded up; wall time is twice that and a second.
-        memory: address space, bytes.
+        seconds: CPU time of the program, and of its tests, rounded up; wall time is twice that and a second.
+        memory: address space of the program, and of its tests, bytes.
         isolation: `full` is Landlock and seccomp, or seccomp alone where there is no Landlock (then no file
             can be written at all); `seccomp` is the latter; `none` keeps the limits only.
+        preamble: Python that runs before the program in its module, and before the tests.
+        module: the program's `__name__`: `__main__` as `python solution.py` has it, `solution` as
+            `import solution` has.
     """
 
     seconds: float = 5.0
     memory: int = 1 << 30
     isolation: Isolation = "full"
+    preamble: str = ""
+    module: Module = "__main__"
 
     @property
     def wall(self) -> float:
         return 2 * self.seconds + 1
 
     def run(self, program: str, tests: str) -> Outcome:
-        """Run both in one interpreter; its output is thrown away, its folder removed, its group killed.
+        """Run the program, then the tests; output is thrown away, the folder removed, the group killed.
 
         Raises:
-            RunError: the isolation cannot be had here, or the process did not even start.
+            RunError: the isolation cannot be had here, the preamble does not run, or the processes did not
+                even start.
         """
-        token = secrets.token_hex(16)
         with tempfile.TemporaryDirectory(prefix="scramble-code-") as folder:
+            Path(folder, "solution.py").write_bytes(program.encode("utf-8", "surrogatepass"))
             reader, writer = os.pipe()
             try:
                 process = self._start(folder, writer)
             finally:
                 os.close(writer)
-            job = {"program": program, "tests": tests, "token": token, "pipe": writer, "folder": folder}
-            job |= {"memory": self.memory, "cpu": math.ceil(self.seconds), "isolation": self.isolation}
             try:
-                said = self._listen(process, json.dumps(job).encode(), reader)
+                said = self._listen(process, tests.encode("utf-8", "surrogatepass"), reader)
             finally:
                 os.close(reader)
                 with suppress(ProcessLookupError):
@@ -89,16 +93,20 @@ class Sandbox:
                 f"the process for a program said nothing (exit code {process.returncode}); are {self.memory} "
                 "bytes of memory enough for Python?"
             ) from None
+        if "preamble" in isolation:
+            raise RunError(f"the preamble of programs does not run here: {isolation['preamble']}")
         if "refused" in isolation:
             raise RunError(
                 f"programs cannot be isolated here: {isolation['refused']}; "
                 "'isolation: none' in the task runs them without"
             )
-        return Outcome(rest == token.encode(), isolation)
+        return Outcome(rest == b"passed", isolation)
 
     def _start(self, folder: str, writer: int) -> subprocess.Popen[bytes]:
+        job = {"folder": folder, "pipe": writer, "memory": self.memory, "cpu": math.ceil(self.seconds)}
+        job |= {"isolation": self.isolation, "preamble": self.preamble, "module": self.module}
         return subprocess.Popen(
-            [sys.executable, "-P", "-s", "-B", "-c", _CHILD],
+            [sys.executable, "-P", "-s", "-c", _CHILD, json.dumps(job)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -115,12 +123,12 @@ class Sandbox:
             start_new_session=True,
         )
 
-    def _listen(self, process: subprocess.Popen[bytes], job: bytes, reader: int) -> bytes:
-        """What the process sends until it ends, has sent too much, or has no time left."""
+    def _listen(self, process: subprocess.Popen[bytes], tests: bytes, reader: int) -> bytes:
+        """What the tests' process sends until it ends, has sent too much, or has no time left."""
         deadline = time.monotonic() + self.wall
         if process.stdin is not None:
             with suppress(BrokenPipeError):
-                process.stdin.write(job)
+                process.stdin.write(tests)
                 process.stdin.close()
         said = b""
         while len(said) < _MOST and (left := deadline - time.monotonic()) > 0:

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
-from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic import PositiveFloat, PositiveInt, field_validator, model_validator
 
-from runs.sandbox.sandbox import Isolation, Sandbox
+from runs.sandbox.sandbox import Isolation, Module, Sandbox
+from runs.tasks.cells import cell
+from runs.tasks.example import Example
+from runs.tasks.fences import program_in
 from runs.tasks.rows import FileTask, Row
-from runs.tasks.task import Example
 from scramble.errors import RecipeError, RunError
 
-_BLOCK = re.compile(r"```(?:python|py)?[^\S\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
+# What a program need not import: annotations such as `List[int]`, and the modules that short programs use.
+PREAMBLE = """\
+import bisect, collections, functools, heapq, itertools, math, operator, random, re, string, sys
+from collections import Counter, OrderedDict, defaultdict, deque
+from typing import *
+"""
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
 
 
 class Code(FileTask):
-    """A completion is right if the tests run after it to their end.
+    """A completion is right if the tests, which use its program's names, run to their end.
 
-    Program and tests share one interpreter, as in pytest: objects that claim to equal anything pass.
+    The program is found by `runs.tasks.fences.program_in`.
 
     Attributes:
         answer: the column with the tests: Python, or a list of lines as in MBPP.
         entry_point: the column with the name that HumanEval's `check` is called with.
         continues_prompt: the completion is the rest of the program that the prompt begins.
         seconds, memory_mb: CPU time and address space of one program.
-        isolation: see `runs.sandbox.sandbox.Sandbox`.
+        isolation, module: see `runs.sandbox.sandbox.Sandbox`.
+        preamble: Python that stands before every program and its tests; empty for nothing.
     """
 
     name: Literal["code"]
@@ -39,6 +48,17 @@ class Code(FileTask):
     seconds: PositiveFloat = 5.0
     memory_mb: PositiveInt = 1024
     isolation: Isolation = "full"
+    module: Module = "__main__"
+    preamble: str = PREAMBLE
+
+    @field_validator("preamble")
+    @classmethod
+    def _python(cls, preamble: str) -> str:
+        try:
+            ast.parse(preamble)
+        except (SyntaxError, ValueError) as error:
+            raise ValueError(f"not Python ({error})") from None
+        return preamble
 
     @model_validator(mode="after")
     def _prompt_is_code(self) -> Code:
@@ -58,19 +78,28 @@ class Code(FileTask):
 
     @property
     def _sandbox(self) -> Sandbox:
-        return Sandbox(self.seconds, self.memory_mb << 20, self.isolation)
+        return Sandbox(self.seconds, self.memory_mb << 20, self.isolation, self.preamble, self.module)
 
     def example(self, row: Row, where: str) -> Example:
         """The prompt, and as answer what stands before a completion and its tests (JSON)."""
-        tests = row[self.answer]
-        text = "\n".join(map(str, tests)) if isinstance(tests, list) else str(tests)
+        text = cell(row, self.answer, where).lines()
         if self.entry_point:
-            text += f"\ncheck({row[self.entry_point]})"
+            name = cell(row, self.entry_point, where).text()
+            if not name.isidentifier():
+                raise RecipeError(f"task: {where}: column '{self.entry_point}' holds {name!r}, not a name")
+            text += f"\ncheck({name})"
         try:
-            compile(text, "<tests>", "exec")
+            statements = ast.parse(text).body
         except (SyntaxError, ValueError) as error:
             raise RecipeError(f"task: {where}: its tests are not Python ({error})") from None
-        prompt = super().example(row | {self.answer: text}, where).prompt
+        if all(isinstance(one, _DEFINITIONS) or _is_text(one) for one in statements):
+            raise RecipeError(
+                f"task: {where}: its tests define and import names and check nothing; is `entry_point` "
+                "missing, or a call of the test functions?"
+            )
+        prompt = self.filled(cell(row, self.prompt, where).prompt())
+        if self.continues_prompt and not isinstance(prompt, str):
+            raise RecipeError(f"task: {where}: column '{self.prompt}' holds a chat, which no program begins")
         return Example(prompt, json.dumps([prompt if self.continues_prompt else "", text]))
 
     def check(self, completions: Sequence[str], answers: Sequence[str]) -> list[bool]:
@@ -80,7 +109,7 @@ class Code(FileTask):
             RunError: programs cannot be isolated here.
         """
         known = [json.loads(answer) for answer in answers]
-        programs = [_program(text, before) for text, (before, _) in zip(completions, known, strict=True)]
+        programs = [program_in(text, before) for text, (before, _) in zip(completions, known, strict=True)]
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             outcomes = list(pool.map(self._sandbox.run, programs, [tests for _, tests in known]))
         return [outcome.passed for outcome in outcomes]
@@ -92,9 +121,10 @@ class Code(FileTask):
             RunError: they do not; or programs cannot be isolated here.
         """
         examples = self.examples()
+        program = "def count(n):\n    return list(range(n))"
         right, wrong = (
-            self._sandbox.run("x = 1", "assert x == 1"),
-            self._sandbox.run("x = 1", "assert x == 2"),
+            self._sandbox.run(program, f"assert count(100_000) {relation} list(range(100_000))")
+            for relation in ("==", "!=")
         )
         if not right.passed or wrong.passed:
             raise RunError(
@@ -108,7 +138,5 @@ class Code(FileTask):
         return {"isolation": self._sandbox.run("", "").isolation or "none: resource limits only"}
 
 
-def _program(completion: str, before: str) -> str:
-    """The last code block of a completion, or all of it after what stands before."""
-    blocks = _BLOCK.findall(completion)
-    return str(blocks[-1]) if blocks else before + completion
+def _is_text(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)

@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, model_validator
 
-from runs.tasks.task import Example, GeneratedTask, PatternTask
+from runs.tasks.example import Example
+from runs.tasks.task import GeneratedTask, PatternTask
 
 
 class FewShotSums(GeneratedTask, PatternTask):

@@ -2,44 +2,88 @@
 
 from __future__ import annotations
 
-import atexit
-import json
-import select
-import subprocess
-import sys
+import re
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, cached_property
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import PositiveFloat
 
-from runs.tasks.rows import FileTask, Row
-from runs.tasks.task import Example
-from scramble.errors import MissingDependencyError, RecipeError, RunError
+from runs.tasks.answers import Answer, in_words, read
+from runs.tasks.cells import cell
+from runs.tasks.example import Example
+from runs.tasks.forms import FORMS, Form, final_answer, form_of, marked, words
+from runs.tasks.rows import FileTask, Row, read_rows
+from runs.tasks.worker import START_SECONDS, Worker
+from scramble.errors import MissingDependencyError, RecipeError
 
 _MEMORY = 4 << 30
-_START_SECONDS = 120
 _LOOKED_AT = 100
+_NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,15})?|-?\d{1,3}(,\d{3}){1,4}")
+_WRONG = ("104729", "104723")  # no two numbers are both right
 
 
 class Math(FileTask):
-    """The answer column may be the answer, GSM8K's solution (`... #### 42`), or a text with `\\boxed{...}`.
+    """The answer column holds answers or solutions, all of one form.
 
     Attributes:
+        form: `plain`, `boxed` or `gsm8k` (see `runs.tasks.forms`); `auto` is the form that all rows have.
         seconds: CPU time of one comparison; what takes longer is wrong.
     """
 
+    later: ClassVar[tuple[str, ...]] = ("form",)
+
     name: Literal["math"]
     template: str = "{prompt}\nPut the final answer into \\boxed{}.\n"
+    form: Literal["auto"] | Form = "auto"
     seconds: PositiveFloat = 5.0
 
+    @cached_property
+    def settled_form(self) -> Form:
+        """The form of the data set: what the recipe says, else what all its rows have.
+
+        Raises:
+            RecipeError: they do not have the same one.
+        """
+        if self.form != "auto":
+            return self.form
+        rows = read_rows(self.data, self.columns, self.split, self.subset)
+        named = [(row, f"{self.data}: row {at}") for at, row in enumerate(rows, 1)]
+        return form_of(
+            (answer, where)
+            for row, where in named
+            for answer in cell(row, self.answer, where).answers()
+            if isinstance(answer, str)
+        )
+
     def example(self, row: Row, where: str) -> Example:
-        found = super().example(row, where)
-        answer = final_answer(found.answer)
-        if not answer:
-            raise RecipeError(f"task: {where}: no answer in column '{self.answer}'")
-        return Example(found.prompt, answer)
+        """A row's prompt and answer.
+
+        Raises:
+            RecipeError: the row does not have the form, or its answer is no mathematics.
+        """
+        answers = cell(row, self.answer, where).answers()
+        return self.accepting([self._readable(answer, where) for answer in answers], row, where)
+
+    def _readable(self, answer: Answer, where: str) -> str:
+        """An answer as math-verify can read it."""
+        if not isinstance(answer, str):
+            return in_words(answer)
+        found = final_answer(answer, self.settled_form)
+        if not found:
+            raise RecipeError(
+                f"task: {where}: no answer in column '{self.answer}': the form is '{self.settled_form}', "
+                f"{FORMS[self.settled_form]}"
+            )
+        for word in words(found):
+            raise RecipeError(
+                f"task: {where}: the answer {found!r} is no mathematics: if '{word}' belongs to it, write "
+                f"\\text{{{word}}}"
+            )
+        if not _NUMBER.fullmatch(found) and not _comparer(self.seconds).reads(found):
+            raise RecipeError(f"task: {where}: math-verify cannot read the answer {found!r}")
+        return found
 
     def check(self, completions: Sequence[str], answers: Sequence[str]) -> list[bool]:
         """Equal as expressions. What hangs, or needs more than 4 GiB, is wrong.
@@ -48,96 +92,64 @@ class Math(FileTask):
             MissingDependencyError: math-verify is not installed.
             RunError: the process that compares cannot be started.
         """
-        comparer = _comparer(self.seconds)
-        return [
-            comparer.equal(answer, _after_mark(text))
-            for text, answer in zip(completions, answers, strict=True)
-        ]
+        said = map(self._said, completions)
+        return [self._equal(one, answer) for one, answer in zip(said, answers, strict=True)]
+
+    def _equal(self, said: str, answer: str) -> bool:
+        """Whether what was said is one of the accepted answers."""
+        return any(_comparer(self.seconds).equal(in_words(one), said) for one in read(answer))
+
+    def _said(self, completion: str) -> str:
+        """math-verify reads completions as they are, but for GSM8K's mark, which is not LaTeX."""
+        answer = marked(completion) if self.settled_form == "gsm8k" else None
+        return completion if answer is None else f"\\boxed{{{answer}}}"
 
     def checked_examples(self) -> list[Example]:
-        """All prompts, after a look whether 100 answers, evenly spread, equal themselves.
+        """All prompts, after a look at the check with 100 of them, evenly spread.
+
+        Their answers are written as the last formula of a text without a box, which math-verify finds by
+        other rules than those that it reads them by here; and of two different numbers one must be wrong.
 
         Raises:
-            RecipeError: one does not, so that no completion could be right.
+            RecipeError: a right answer is wrong, or every answer is right.
         """
         examples = self.examples()
         for example in examples[:: max(1, len(examples) // _LOOKED_AT)]:
-            if not self.correct(f"\\boxed{{{example.answer}}}", example.answer):
-                raise RecipeError(f"task: math-verify cannot read the answer {example.answer!r}")
+            for answer in map(in_words, read(example.answer)):
+                if not self._equal(f"The final answer is $${answer}$$.", example.answer):
+                    raise RecipeError(
+                        f"task: math-verify does not find the answer {answer!r} at a text's end"
+                    )
+            if all(self._equal(f"\\boxed{{{number}}}", example.answer) for number in _WRONG):
+                raise RecipeError(f"task: math-verify takes any number for the answer {example.text!r}")
         return examples
 
     @property
     def batch_seconds(self) -> float:
-        return 2 * self.seconds + _START_SECONDS
+        return 2 * self.seconds + START_SECONDS
+
+    def facts(self) -> dict[str, Any]:
+        """The form of the data set."""
+        return {"form": self.settled_form}
 
 
-def final_answer(text: str) -> str:
-    """What stands after the last `####`, else in the last `\\boxed{}`, else the text."""
-    if "####" in text:
-        return text.rpartition("####")[2].strip().split("\n")[0].strip()
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return text.strip()
-    depth, begin = 0, start + len("\\boxed")
-    for place in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
-        if depth == 0:
-            return text[begin + 1 : place].strip()
-    return ""
-
-
-def _after_mark(completion: str) -> str:
-    """GSM8K's mark is not LaTeX; what stands after it is the answer."""
-    return f"\\boxed{{{final_answer(completion)}}}" if "####" in completion else completion
-
-
-class _Comparer:
-    """The process that compares; a new one for each that died."""
+class _Comparer(Worker):
+    """math-verify in a process of its own."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.process: subprocess.Popen[str] | None = None
-        atexit.register(self.end)
+        super().__init__("runs.tasks.math_worker", [str(seconds), str(_MEMORY)], 10 * seconds + 10)
 
     def equal(self, answer: str, completion: str) -> bool:
-        process = self.process or self._start()
-        try:
-            process.stdin.write(json.dumps([answer, completion]) + "\n")  # type: ignore[union-attr]
-            process.stdin.flush()  # type: ignore[union-attr]
-            said = self._line(process, 10 * self.seconds + 10)
-        except BrokenPipeError:
-            said = ""
-        if said not in ("0", "1"):
-            self.end()
-        return said == "1"
+        """Whether the completion's answer is this one."""
+        return self.ask({"answer": answer, "completion": completion}) == "1"
 
-    def end(self) -> None:
-        if self.process:
-            self.process.kill()
-            self.process.communicate()
-            self.process = None
+    def reads(self, answer: str) -> bool:
+        """Whether the answer is an expression, not only a text."""
+        return self.ask({"answer": answer}) == "1"
 
-    def _start(self) -> subprocess.Popen[str]:
+    def check(self) -> None:
         if find_spec("math_verify") is None:
             raise MissingDependencyError("math-verify is not installed: pip install 'scramble[runs]'")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "runs.tasks.math_worker", str(self.seconds), str(_MEMORY)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        if self._line(self.process, _START_SECONDS) != "ready":
-            self.end()
-            raise RunError("task math: the process that compares expressions does not start")
-        return self.process
-
-    @staticmethod
-    def _line(process: subprocess.Popen[str], seconds: float) -> str:
-        """The next line, or nothing where the process died or hangs without computing."""
-        if process.stdout is None or not select.select([process.stdout], [], [], seconds)[0]:
-            return ""
-        return process.stdout.readline().strip()
 
 
 @cache

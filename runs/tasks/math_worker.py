@@ -1,38 +1,57 @@
-"""math-verify in a process of its own: what hangs or takes all memory ends this process and nothing else.
+"""math-verify in a process of its own, see `runs.tasks.worker`.
 
-A line in: `[answer, completion]` in JSON. A line out: `1` equal, `0` not. The process dies on an expression
-that takes more CPU time than it may.
+Questions: whether the answer of a `completion` equals an `answer`; without one, whether the answer is an
+expression. Answers: `1` yes, `0` no. The process dies on an expression that takes more CPU time than it may.
 
 python -m runs.tasks.math_worker SECONDS BYTES
 """
 
 from __future__ import annotations
 
-import json
-import resource
-import signal
+import math
+import re
 import sys
+from decimal import Decimal
+from typing import Any
+
+from runs.tasks.worker import limited, serve
+
+_E_NOTATION = re.compile(r"(?<![\w.])(?:\d+\.?\d*|\.\d+)[eE][+-]?\d{1,2}(?![\w.]*\w)")
+_DECIMALS, _DIGITS = 6, 4
 
 
 def main() -> None:
     seconds, memory = float(sys.argv[1]), int(sys.argv[2])
     from math_verify import parse, verify
 
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        answer, completion = json.loads(line)
-        # Its default action ends the process, inside a library's long computation too.
-        signal.setitimer(signal.ITIMER_PROF, seconds)
+    def answer(question: dict[str, str]) -> str:
+        box = f"\\boxed{{{_without_e_notation(question['answer'])}}}"
         try:
-            right = parse(f"\\boxed{{{answer}}}", parsing_timeout=None)
-            said = parse(completion, parsing_timeout=None)
-            equal = verify(right, said, timeout_seconds=None)
+            if "completion" not in question:
+                return str(int(bool(parse(box, fallback_mode="no_fallback", parsing_timeout=None))))
+            right = parse(box, parsing_timeout=None)
+            said = parse(_without_e_notation(question["completion"]), parsing_timeout=None)
+            return str(int(verify(right, said, float_rounding=_decimals(right), timeout_seconds=None)))
         except Exception:  # sympy raises many kinds on what a model writes; none of that is the answer
-            equal = False
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        print(int(equal), flush=True)
+            return "0"
+
+    serve(limited(answer, seconds, memory))
+
+
+def _without_e_notation(text: str) -> str:
+    """`1e-7` as 0.0000001: LaTeX takes the letter for Euler's number."""
+    return _E_NOTATION.sub(lambda number: format(Decimal(number[0]), "f"), text)
+
+
+def _decimals(right: list[Any]) -> int:
+    """Decimals that floats are compared by: math-verify's six, more where that leaves no four digits."""
+    try:
+        size = abs(complex(right[0]))
+    except (TypeError, ValueError, OverflowError, IndexError):  # no number
+        return _DECIMALS
+    if size == 0 or not math.isfinite(size):
+        return _DECIMALS
+    return max(_DECIMALS, _DIGITS - 1 - math.floor(math.log10(size)))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ from typing import ClassVar, Literal
 
 from pydantic import PositiveInt
 
+from runs.tasks.cells import cell
+from runs.tasks.example import Example, Message, Prompt
 from runs.tasks.rows import read_rows
-from runs.tasks.task import BaseTask, Example, Message
+from runs.tasks.task import BaseTask
 from scramble.errors import RecipeError, RunError
 
 
@@ -17,7 +19,7 @@ from scramble.errors import RecipeError, RunError
 class Preference:
     """A prompt, the answer that is preferred, and the other."""
 
-    prompt: str
+    prompt: Prompt
     chosen: str
     rejected: str
 
@@ -26,8 +28,9 @@ class PreferencePairs(BaseTask):
     """A data set of pairs.
 
     Attributes:
-        data: a .jsonl or .parquet file, a folder that `datasets` can load, or a data set's id on the hub.
-        prompt, chosen, rejected: names of the columns; texts.
+        data: a .jsonl, .json or .parquet file, a folder that `datasets` can load, or a data set's id on the
+            hub.
+        prompt, chosen, rejected: names of the columns: texts; or a chat, and a message of the assistant each.
         size: the first pairs; all by default.
     """
 
@@ -46,23 +49,21 @@ class PreferencePairs(BaseTask):
         """All pairs.
 
         Raises:
-            RecipeError: see `read_rows`; or a column is not text, or both answers are the same.
+            RecipeError: see `read_rows`; or a column holds neither text nor a chat, or both answers are the
+                same.
         """
         names = (self.prompt, self.chosen, self.rejected)
         found = []
         rows = read_rows(self.data, names, self.split, self.subset)[: self.size]
         for number, row in enumerate(rows, 1):
-            for name in names:
-                if not isinstance(row[name], str):
-                    raise RecipeError(
-                        f"task: {self.data}: row {number}: column '{name}' holds no text but a "
-                        f"{type(row[name]).__name__}"
-                    )
-            if row[self.chosen] == row[self.rejected]:
-                raise RecipeError(
-                    f"task: {self.data}: row {number}: the chosen and the rejected answer are the same"
-                )
-            found.append(Preference(*(row[name] for name in names)))
+            where = f"{self.data}: row {number}"
+            prompt = cell(row, self.prompt, where).prompt()
+            chosen, rejected = (
+                cell(row, name, where).completion(prompt) for name in (self.chosen, self.rejected)
+            )
+            if chosen == rejected:
+                raise RecipeError(f"task: {where}: the chosen and the rejected answer are the same")
+            found.append(Preference(prompt, chosen, rejected))
         return found
 
     def checked_examples(self) -> list[Example]:

@@ -1,4 +1,4 @@
-"""Rows of a data set: JSON lines, Parquet, a folder that `datasets` wrote, or an id on the hub."""
+"""Rows of a data set: JSON, Parquet, a folder that `datasets` wrote, or an id on the hub; types stay."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ from typing import Any, ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from runs.tasks.task import Example, VerifiableTask
+from runs.tasks.answers import Answer, in_words, write
+from runs.tasks.cells import cell
+from runs.tasks.example import Example, Prompt
+from runs.tasks.task import VerifiableTask
 from scramble.errors import MissingDependencyError, RecipeError, ScrambleError
 
 Row = dict[str, Any]
+_RECORDS = {"answer": ("reward_model", "solution")}
 
 
 def read_rows(
     data: str, columns: Sequence[str], split: str = "train", subset: str | None = None
 ) -> list[Row]:
-    """All rows, each with the columns that are asked for.
+    """All rows, each with the columns that are asked for, and values of the types that they have there.
+
+    Where `answer` is asked for and not there, it is `reward_model` in verl's records and `solution` in TRL's.
 
     Raises:
         RecipeError: there is no such data, it is empty, a line cannot be read, or a column is missing.
@@ -29,7 +35,7 @@ def read_rows(
     if path.suffix in (".jsonl", ".json", ".parquet") and not path.is_file():
         raise RecipeError(f"task: {data}: there is no such file")
     if path.suffix in (".jsonl", ".json"):
-        rows = _json_lines(path)
+        rows = _json(path)
     elif path.suffix == ".parquet":
         rows = _parquet(path)
     else:
@@ -38,6 +44,9 @@ def read_rows(
         raise RecipeError(f"task: {data}: no rows")
     for number, row in enumerate(rows, 1):
         for column in columns:
+            for other in _RECORDS.get(column, ()):
+                if column not in row and other in row:
+                    row[column] = row[other]
             if column not in row:
                 raise RecipeError(
                     f"task: {data}: row {number} has no column '{column}'; it has {', '.join(sorted(row))}"
@@ -47,40 +56,41 @@ def read_rows(
     return rows
 
 
-def _json_lines(path: Path) -> list[Row]:
-    rows = []
+def _json(path: Path) -> list[Row]:
+    """JSON lines; in a `.json` also one array of objects."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        content = path.read_bytes()
     except OSError as error:
         raise RecipeError(f"task: {path}: {error.strerror}") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise RecipeError(f"task: {path}: line {number} is not JSON ({error})") from None
+    if path.suffix == ".json" and content.lstrip().startswith(b"["):
+        parts = [(f"item {at}", one) for at, one in enumerate(_parsed(content, f"{path}: the array"), 1)]
+    else:
+        lines = ((f"line {at}", line) for at, line in enumerate(content.split(b"\n"), 1) if line.strip())
+        parts = [(at, _parsed(line, f"{path}: {at}")) for at, line in lines]
+    for at, row in parts:
         if not isinstance(row, dict):
-            raise RecipeError(f"task: {path}: line {number} is not an object of columns and values")
-        rows.append(row)
-    return rows
+            raise RecipeError(f"task: {path}: {at} is not an object of columns and values")
+    return [row for _, row in parts]
+
+
+def _parsed(text: bytes, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(f"task: {where} is not JSON ({error})") from None
 
 
 def _parquet(path: Path) -> list[Row]:
     try:
-        import pandas
-
-        table = pandas.read_parquet(path)
+        from pyarrow import ArrowException, parquet
     except ImportError:
         raise MissingDependencyError(
             f"{path}: Parquet needs pyarrow: pip install 'scramble[parquet]'"
         ) from None
-    except (OSError, ValueError) as error:
+    try:
+        return list(parquet.read_table(path).to_pylist())
+    except (OSError, ValueError, ArrowException) as error:
         raise RecipeError(f"task: {path}: not Parquet: {' '.join(str(error).split())}") from None
-    return [
-        {str(key): value.tolist() if hasattr(value, "tolist") else value for key, value in row.items()}
-        for row in table.to_dict("records")
-    ]
 
 
 def _data_set(data: str, split: str, subset: str | None) -> list[Row]:
@@ -95,7 +105,15 @@ def _data_set(data: str, split: str, subset: str | None) -> list[Row]:
             found = found[split] if isinstance(found, dict) else found
         else:
             found = datasets.load_dataset(data, subset, split=split)
-        return [dict(row) for row in found]
+        found = found.with_format(None)  # Python's types, not those of numpy or torch
+        names = {key: kind for key, kind in found.features.items() if isinstance(kind, datasets.ClassLabel)}
+        return [
+            {
+                key: names[key].int2str(one) if key in names and one is not None else one
+                for key, one in row.items()
+            }
+            for row in found
+        ]
     except ScrambleError:
         raise
     except Exception as error:  # the library and the hub raise many kinds
@@ -108,10 +126,12 @@ class FileTask(VerifiableTask):
     """Prompts and answers from a data set.
 
     Attributes:
-        data: a .jsonl or .parquet file, a folder that `datasets` can load, or a data set's id on the hub.
+        data: a .jsonl, .json or .parquet file, a folder that `datasets` can load, or a data set's id on the
+            hub.
         split, subset: of a data set; files have none.
-        prompt, answer: names of the columns.
-        template: the prompt, with `{prompt}` for the column's text.
+        prompt, answer: names of the columns. A prompt is text or the messages of a chat; an answer is text, a
+            number, or a list of these, any of which is right.
+        template: the prompt, with `{prompt}` for the column's text; of a chat, its last message.
         size: prompts of training, the first ones; all by default.
         held_out_rows: prompts that are drawn by `seed` and never trained on, for evaluation.
         held_out_data: a second data set for evaluation, in place of `held_out_rows`.
@@ -134,8 +154,24 @@ class FileTask(VerifiableTask):
 
         Args:
             where: the row's name in messages.
+
+        Raises:
+            RecipeError: they are of other types.
         """
-        return Example(self.template.replace("{prompt}", str(row[self.prompt])), str(row[self.answer]))
+        return self.accepting(cell(row, self.answer, where).answers(), row, where)
+
+    def accepting(self, answers: Sequence[Answer], row: Row, where: str) -> Example:
+        """The row's prompt with these answers."""
+        return Example(
+            self.filled(cell(row, self.prompt, where).prompt()), write(answers), in_words(answers[0])
+        )
+
+    def filled(self, prompt: Prompt) -> Prompt:
+        """The template with the prompt in it."""
+        if isinstance(prompt, str):
+            return self.template.replace("{prompt}", prompt)
+        *before, last = prompt
+        return (*before, last._replace(content=self.template.replace("{prompt}", last.content)))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -176,9 +212,16 @@ class FileTask(VerifiableTask):
 
     def _read(self, data: str) -> list[Example]:
         rows = read_rows(data, self.columns, self.split, self.subset)
-        return [self.example(row, f"{data}: row {number}") for number, row in enumerate(rows, 1)]
+        examples = [self.example(row, f"{data}: row {number}") for number, row in enumerate(rows, 1)]
+        chats = [not isinstance(example.prompt, str) for example in examples]
+        if any(chats) and not all(chats):
+            raise RecipeError(
+                f"task: {data}: column '{self.prompt}' holds texts (row {chats.index(False) + 1}) and "
+                f"messages (row {chats.index(True) + 1})"
+            )
+        return examples
 
-    def _drawn(self, examples: list[Example]) -> set[str]:
+    def _drawn(self, examples: list[Example]) -> set[Prompt]:
         """Prompts that are held out: a draw from the different prompts, so that no copy is trained on."""
         prompts = sorted({example.prompt for example in examples})
         if self.held_out_rows >= len(prompts):

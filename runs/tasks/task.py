@@ -9,25 +9,17 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import PositiveInt, field_validator
 
 from runs.section import Section
+from runs.tasks.answers import in_words, read, same
+from runs.tasks.example import Example, Message, shown
 from scramble.errors import RecipeError, RunError
 
-Message = dict[str, Any]
 _GROWTHS = 6  # how often a generated task is asked for twice as many prompts to find new ones
-
-
-@dataclass(frozen=True)
-class Example:
-    """A prompt and what the check compares with."""
-
-    prompt: str
-    answer: str
 
 
 class BaseTask(Section, ABC):
@@ -39,13 +31,17 @@ class BaseTask(Section, ABC):
 
     paths: ClassVar[tuple[str, ...]] = ()
     """Settings that name files or folders; what is in them decides the weights, not where they are."""
+    later: ClassVar[tuple[str, ...]] = ()
+    """Settings that recipes once did not have; at its default, such a one identifies no run."""
 
     name: str
     seed: int = 0
 
     def decides(self) -> dict[str, Any]:
         """What of the task decides the weights: its settings, with digests in place of local paths."""
-        settings = self.model_dump(mode="json", exclude={"held_out_data"})
+        fields = type(self).model_fields
+        unsaid = {name for name in self.later if getattr(self, name) == fields[name].default}
+        settings = self.model_dump(mode="json", exclude={"held_out_data", *unsaid})
         return settings | {name: _digest(settings[name]) for name in self.paths if settings[name]}
 
     @abstractmethod
@@ -80,7 +76,7 @@ class BaseTask(Section, ABC):
 
     def row(self, example: Example) -> dict[str, Any]:
         """What the data set of a trainer that samples holds for a prompt."""
-        return {"prompt": example.prompt, "answer": example.answer}
+        return {"prompt": shown(example.prompt), "answer": example.answer}
 
 
 class VerifiableTask(BaseTask):
@@ -132,7 +128,7 @@ class VerifiableTask(BaseTask):
 
 
 class PatternTask(VerifiableTask):
-    """Answers that are compared letter by letter after extraction.
+    """Answers that are compared after extraction: texts letter by letter, numbers as numbers.
 
     Attributes:
         answer_pattern: regular expression, matched at the start of a completion; its first group is the
@@ -156,9 +152,14 @@ class PatternTask(VerifiableTask):
         return [self.correct(text, answer) for text, answer in zip(completions, answers, strict=True)]
 
     def correct(self, completion: str, answer: str) -> bool:
-        """Exact match of what `answer_pattern` extracts; no partial credit."""
+        """Whether `answer_pattern` extracts one of the accepted answers; no partial credit."""
+        found = self.extracted(completion)
+        return found is not None and any(same(found, accepted) for accepted in read(answer))
+
+    def extracted(self, completion: str) -> str | None:
+        """What `answer_pattern` finds."""
         found = re.match(self.answer_pattern, completion)
-        return found is not None and (found.group(1) or "").strip() == answer.strip()
+        return None if found is None else (found.group(1) or "").strip()
 
     def checked_examples(self) -> list[Example]:
         """All prompts, after a look whether their own answers would be accepted.
@@ -168,12 +169,16 @@ class PatternTask(VerifiableTask):
         """
         examples = self.examples()
         for example in examples:
-            if not self.correct(f" {example.answer}", example.answer):
-                raise RecipeError(
-                    f"task: answer_pattern {self.answer_pattern!r} does not extract the answer "
-                    f"{example.answer!r} from a completion that is just this answer"
-                )
+            for accepted in map(in_words, read(example.answer)):
+                if not self.correct(f" {accepted}", example.answer):
+                    raise RecipeError(self._unextracted(accepted))
         return examples
+
+    def _unextracted(self, answer: str) -> str:
+        return (
+            f"task: answer_pattern {self.answer_pattern!r} does not extract the answer {answer!r} from a "
+            "completion that is just this answer"
+        )
 
 
 class GeneratedTask(VerifiableTask):

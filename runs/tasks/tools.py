@@ -10,9 +10,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import PositiveInt
 
 from runs.tasks.calculator import calculate
+from runs.tasks.cells import cell
 from runs.tasks.documents import Documents
+from runs.tasks.example import Example, Turn, shown
 from runs.tasks.rows import FileTask, read_rows
-from runs.tasks.task import Example, PatternTask
+from runs.tasks.task import PatternTask
 
 
 class Tools(FileTask, PatternTask):
@@ -40,7 +42,9 @@ class Tools(FileTask, PatternTask):
         return self.calls
 
     def row(self, example: Example) -> dict[str, Any]:
-        return {"prompt": [{"role": "user", "content": example.prompt}], "answer": example.answer}
+        prompt = example.prompt
+        chat = (Turn("user", prompt),) if isinstance(prompt, str) else prompt
+        return {"prompt": shown(chat), "answer": example.answer}
 
     def checked_examples(self) -> list[Example]:
         _ = self.tools  # reads the documents
@@ -61,7 +65,8 @@ def calculator(expression: str) -> str:
 
 @cache
 def _search(path: str) -> Callable[[str], str]:
-    documents = Documents([str(row["text"]) for row in read_rows(path, ("text",))])
+    rows = enumerate(read_rows(path, ("text",)), 1)
+    documents = Documents([cell(row, "text", f"{path}: row {number}").text() for number, row in rows])
 
     def search(query: str) -> str:
         """Search the documents.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +41,7 @@ class GroupTrainer(GRPOTrainer):
         self.rollouts, self.resamples, self.advantages = rollouts, resamples, advantages
         self._sampled: list[Completion] | None = None
         self._rewards: Tensor | None = None
-        self._rows = {row["prompt"]: row for row in self.train_dataset} if resamples else {}
+        self._rows = {_key(row): row for row in self.train_dataset} if resamples else {}
 
     def _generate_and_score_completions(self, inputs: Group) -> dict[str, Any]:
         if self.resamples:
@@ -90,7 +91,7 @@ class GroupTrainer(GRPOTrainer):
 
     def _unseen(self, groups: list[Group]) -> list[dict[str, Any]]:
         """Rows whose prompts are not in this batch, in the order in which they will be taken (last first)."""
-        seen = {group[0]["prompt"] for group in groups}
+        seen = {_key(group[0]) for group in groups}
         rows = [row for prompt, row in self._rows.items() if prompt not in seen]
         random.Random(f"{self.args.seed}/{self.state.global_step}").shuffle(rows)
         return rows
@@ -107,3 +108,8 @@ class GroupTrainer(GRPOTrainer):
         tokens = [ids for ids, _ in completions]
         texts = self.processing_class.batch_decode(tokens, skip_special_tokens=True)
         return len(set(self.rollouts.scores(texts, [row["answer"] for row in group]))) > 1
+
+
+def _key(row: dict[str, Any]) -> str:
+    """What tells a row's prompt, text or messages, from others."""
+    return json.dumps(row["prompt"])

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from scramble.arithmetic import Float64
 from scramble.checkpoints import Checkpoint
 from scramble.errors import UndecidedError
-from scramble.forward import Float64
 from scramble.symmetries.products import check_device
 
 if TYPE_CHECKING:

@@ -114,7 +114,7 @@ class Differences:
 
     def unseen(self, inputs: Inputs, runs: Sequence[Forward]) -> tuple[str, str] | None:
         """A tensor that differs and of which the runs tell nothing, and why; None if there is none."""
-        from scramble.forward import RESOLUTION
+        from scramble.arithmetic import RESOLUTION
 
         text = "give --prompts FILE with a text that reaches it"
         for name, rows in inputs.missed.items():

@@ -204,7 +204,8 @@ def _run(
     differences: Differences | None = None,
 ) -> tuple[Equivalence, Forward]:
     """One pass of all variants, and what it shows."""
-    from scramble.forward import RESOLUTION, Forward, relative
+    from scramble.arithmetic import RESOLUTION, relative
+    from scramble.forward import Forward
 
     base = origin.checkpoint
     kinds, variants = _variants(origin, model, names, claimed)
@@ -216,10 +217,10 @@ def _run(
         raise UndecidedError(f"{base.folder}: the base model's logits are not finite")
     errors = dict[str, list[float]]()
     kl, agreement = 0.0, 1.0
-    for kind, found in zip(kinds, logits, strict=True):
-        errors.setdefault(kind, []).append(relative(found, reference))
+    for kind, other in zip(kinds, logits, strict=True):
+        errors.setdefault(kind, []).append(relative(other, reference))
         if kind == "storage":
-            kl, agreement = _divergence(reference, found)
+            kl, agreement = _divergence(reference, other)
 
     storage, floor = errors["storage"][0], max(errors["noise"])
     most = max(STORAGE_FACTOR * floor, RESOLUTION[forward.arithmetic])

@@ -90,3 +90,74 @@ def test_a_run_says_which_isolation_was_in_force(content: dict[str, Any], tmp_pa
     )
     assert found.record["task"] == task.facts()
     assert [row["reward"] for row in found.metrics] == [0.0]
+
+
+FENCED = {
+    "python3": f"```python3\n{RIGHT}```",
+    "Python": f"```Python\n{RIGHT}```",
+    "spaces": f"``` python \n{RIGHT}```",
+    "attributes": f"```{{.python .numberLines}}\n{RIGHT}```",
+    "indented": "1. Add:\n\n   ```python\n   def add(a, b):\n       return a + b\n   ```",
+    "text before": f"```text\n1 and 2\n```\n```python\n{RIGHT}```",
+    "shell after": f"```python\n{RIGHT}```\n```bash\npython add.py\n```\n```\n3\n```",
+    "docstring": "```python\ndef add(a, b):\n    '''Add.\n\n    ```\n    add(1, 2)\n    ```\n    '''\n"
+    "    return a + b\n```",
+    "docstring without a block": "def add(a, b):\n    '''Add.\n\n    ```python\n    add(1, 2)\n"
+    "    ```\n    '''\n"
+    "    return a + b\n",
+}
+
+
+def test_right_programs_are_right_in_any_fence(tmp_path: Path) -> None:
+    task = code(tmp_path, {"prompt": "Add.", "tests": TESTS})
+    answer = task.examples()[0].answer
+    scores = task.scores(list(FENCED.values()), [answer] * len(FENCED))
+    assert dict(zip(FENCED, scores, strict=True)) == dict.fromkeys(FENCED, 1.0)
+
+
+def test_what_the_harness_offers_is_a_setting(tmp_path: Path) -> None:
+    row = {"prompt": "Add.", "tests": TESTS}
+    offered = (
+        "def add(a: List[int], b: Optional[int]) -> Deque:\n    return math.floor(a) + Counter('aa')['a']\n"
+    )
+    own = f"from __future__ import annotations\nfrom typing import List\n{offered}"
+    answer = code(tmp_path, row).examples()[0].answer
+    assert code(tmp_path, row).scores([offered, own], [answer] * 2) == [1.0, 1.0]
+    nothing = code(tmp_path, row, preamble="")
+    assert nothing.scores([offered, own, RIGHT], [answer] * 3) == [0.0, 0.0, 1.0]
+    task = code(
+        tmp_path, row | {"tests": f"{TESTS}\nassert three() == 3"}, preamble="def three():\n    return 3\n"
+    )
+    assert task.correct(RIGHT, task.examples()[0].answer)
+    with pytest.raises(ValueError, match=r"preamble\n.*not Python"):
+        code(tmp_path, row, preamble="import")
+    with pytest.raises(RunError, match="preamble of programs does not run here: ModuleNotFoundError"):
+        code(tmp_path, row, preamble="import no_such_module").checked_examples()
+
+
+def test_the_name_of_the_module_is_a_setting(tmp_path: Path) -> None:
+    """A guarded block runs as in `python solution.py`, with nothing to read, or not, as on import."""
+    row = {"prompt": "Add.", "tests": TESTS}
+    answer = code(tmp_path, row).examples()[0].answer
+    shown = f"{RIGHT}if __name__ == '__main__':\n    print(add(1, 2))\n"
+    reads = f"{RIGHT}if __name__ == '__main__':\n    print(add(1, int(input())))\n"
+    defines = "if __name__ == '__main__':\n    def add(a, b):\n        return a + b\n"
+    pickles = f"import pickle\n{RIGHT}class A: pass\nassert type(pickle.loads(pickle.dumps(A()))) is A\n"
+    programs = [shown, reads, defines, pickles]
+    assert code(tmp_path, row).scores(programs, [answer] * 4) == [1.0, 0.0, 1.0, 1.0]
+    assert code(tmp_path, row, module="solution").scores(programs, [answer] * 4) == [1.0, 1.0, 0.0, 1.0]
+
+
+def test_tests_that_check_nothing_or_are_no_text_are_refused(tmp_path: Path) -> None:
+    for tests in (
+        "def test_add():\n    assert add(1, 2) == 3\n",
+        "import unittest\nclass T(unittest.TestCase):\n    pass\n",
+        "'Only a text.'\n# add(1, 2)",
+    ):
+        with pytest.raises(RecipeError, match="row 1: its tests define and import names and check nothing"):
+            code(tmp_path, {"prompt": "Add.", "tests": tests}).examples()
+    for wrong, kind in ((7, "int"), ({"a": 1}, "dict"), ([TESTS, 1], "int"), ([[TESTS]], "list")):
+        with pytest.raises(RecipeError, match=f"row 1: column 'tests' holds {kind}, not Python"):
+            code(tmp_path, {"prompt": "Add.", "tests": wrong}).examples()
+    with pytest.raises(RecipeError, match="column 'name' holds 3, not a name"):
+        code(tmp_path, {"prompt": "Add.", "tests": TESTS, "name": 3}, entry_point="name").examples()

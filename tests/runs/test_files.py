@@ -25,6 +25,11 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
+def as_array(folder: Path) -> str:
+    (folder / "rows.json").write_text(json.dumps(ROWS, indent=2))
+    return str(folder / "rows.json")
+
+
 def as_parquet(folder: Path) -> str:
     pandas.DataFrame(ROWS).to_parquet(folder / "rows.parquet")
     return str(folder / "rows.parquet")
@@ -33,7 +38,7 @@ def as_parquet(folder: Path) -> str:
 def as_saved(folder: Path) -> str:
     from datasets import Dataset
 
-    Dataset.from_list(ROWS).save_to_disk(folder / "saved")
+    Dataset.from_list(ROWS).with_format("numpy").save_to_disk(folder / "saved")
     return str(folder / "saved")
 
 
@@ -45,6 +50,7 @@ def as_folder(folder: Path) -> str:
 
 WAYS: dict[str, Callable[[Path], str]] = {
     "jsonl": lambda folder: write(folder / "rows.jsonl", ROWS),
+    "a JSON array": as_array,
     "parquet": as_parquet,
     "saved by datasets": as_saved,
     "a folder for datasets": as_folder,
@@ -69,8 +75,8 @@ def test_columns_and_the_template_are_the_recipes(tmp_path: Path) -> None:
     data = write(tmp_path / "rows.jsonl", [{"question": "2+2", "result": 4}])
     task = Jsonl(name="jsonl", data=data, prompt="question", answer="result", template="Q: {prompt}\nA:")
     (example,) = task.checked_examples()
-    assert (example.prompt, example.answer) == ("Q: 2+2\nA:", "4")
-    assert task.scores([" 4\n", "5", "44"], ["4"] * 3) == [1.0, 0.0, 0.0]
+    assert (example.prompt, example.text) == ("Q: 2+2\nA:", "4")
+    assert task.scores([" 4\n", "5", "44", "4.0"], [example.answer] * 4) == [1.0, 0.0, 0.0, 1.0]
 
 
 @given(

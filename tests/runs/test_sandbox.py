@@ -167,49 +167,6 @@ def test_a_server_on_this_machine_cannot_be_reached(server: int) -> None:
     assert not Sandbox().run(program, TESTS).passed
 
 
-TAMPERING = {
-    "exit": "import sys\nsys.exit(0)",
-    "hard exit": "import os\nos._exit(0)",
-    "exit in the call": "import os\ndef f(x): os._exit(0)",
-    "exit at the end": "import atexit, os\natexit.register(lambda: os._exit(0))\ndef f(x): return 3",
-    "a kept hook": "import sys\nsys.unraisablehook = sys.excepthook = print\ndef f(x): return 3",
-    "builtins": "import builtins, time\nbuiltins.len = lambda x: 3\n"
-    "def f(x):\n    time.sleep(0.1)\n    return 3",
-    "builtins of the tests": "import builtins\nbuiltins.abs = lambda x: 0\ndef f(x): return 3",
-    "exec": "import builtins\nbuiltins.exec = lambda *a: None\ndef f(x): return 3",
-    "write to every pipe": "import os\nfor i in range(3, 64):\n    try: os.write(i, b'0' * 32)\n"
-    "    except OSError: pass\ndef f(x): return 3",
-    "close every pipe": "import os\nos.closerange(0, 64)\ndef f(x): return 3",
-    "frames": "import sys, time\ndef f(x):\n    g = sys._getframe()\n    while g:\n"
-    "        if 'done' in g.f_locals: g.f_locals['done'].append(None)\n        g = g.f_back\n"
-    "    time.sleep(0.1)\n    return 3",
-    "other frames": "import sys, time\ndef f(x):\n    for g in sys._current_frames().values():\n"
-    "        while g:\n            if 'done' in g.f_locals: g.f_locals['done'].append(None)\n"
-    "            g = g.f_back\n    time.sleep(0.1)\n    return 3",
-    "all objects": "import collections, gc, time\ndef f(x):\n    for o in gc.get_objects():\n"
-    "        if type(o) is collections.deque and len(o) == 2: o.append(None)\n"
-    "    time.sleep(0.1)\n    return 3",
-    "patched calls": "import os, time\nos._exit = os.write = time.sleep = print\ndef f(x): return 3",
-    "the main module": "import runs.sandbox.child as c\nc._carry_out = c.os = print\ndef f(x): return 3",
-    "stop the thread": "import _thread\n_thread.exit()",
-    "the sandbox itself": "import runs.sandbox.child as c\nopen(c.__file__, 'w')\ndef f(x): return 3",
-}
-
-
-@pytest.mark.parametrize("program", TAMPERING.values(), ids=TAMPERING)
-def test_tampering_does_not_pass(program: str) -> None:
-    assert not Sandbox().run(program, TESTS).passed
-
-
-def test_a_token_that_was_seen_once_is_worth_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The token is drawn anew for each run; one that is known would pass."""
-    program = "import os\nfor i in range(3, 64):\n    try: os.write(i, b'known')\n    except OSError: pass\n"
-    program += "os._exit(0)"
-    assert not Sandbox().run(program, TESTS).passed
-    monkeypatch.setattr(sandbox.secrets, "token_hex", lambda n: "known")
-    assert Sandbox().run(program, TESTS).passed
-
-
 def test_the_machine_is_refused_where_it_cannot_isolate(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = sandbox._CHILD.replace("main()", "").replace(
         "import main", "import main; import os; os.uname = lambda: type('U', (), {'machine': 'aarch64'})"

@@ -55,15 +55,15 @@ def test_held_out_prompts_that_do_not_exist_are_refused() -> None:
 
 
 @pytest.mark.parametrize("dataset", ["chain_sum", "letter_counting", "spell_backward", "basic_arithmetic"])
-def test_any_reasoning_gym_data_set_is_deterministic_and_exact(dataset: str) -> None:
+def test_any_reasoning_gym_data_set_is_deterministic(dataset: str) -> None:
     gym = ReasoningGym(name="reasoning-gym", dataset=dataset, size=10, seed=4)
     examples = gym.examples()
     assert examples == gym.examples()
     assert len(examples) == 10
     for example in examples:
         assert example.prompt.endswith("\nAnswer:")
-        assert gym.correct(f" {example.answer}\nand so on", example.answer)
-        assert not gym.correct(f" {example.answer}1", example.answer)
+        assert gym.correct(f" {example.text}\nand so on", example.answer)
+        assert not gym.correct(f" #{example.text[1:]}", example.answer)
         assert not gym.correct("\n" * 3, example.answer)
     assert not {one.prompt for one in gym.held_out(5)} & {one.prompt for one in examples}
 
@@ -71,8 +71,6 @@ def test_any_reasoning_gym_data_set_is_deterministic_and_exact(dataset: str) -> 
 def test_a_data_set_that_is_not_there_is_refused() -> None:
     with pytest.raises(RecipeError, match="nonesuch"):
         ReasoningGym(name="reasoning-gym", dataset="nonesuch").examples()
-    with pytest.raises(RecipeError, match="scores answers by a program"):
-        ReasoningGym(name="reasoning-gym", dataset="graph_color").examples()
     with pytest.raises(RecipeError, match="does not extract the answer"):
         ReasoningGym(name="reasoning-gym", dataset="tower_of_hanoi", size=3).checked_examples()
     whole = ReasoningGym(name="reasoning-gym", dataset="tower_of_hanoi", size=3, answer_pattern=r"([\s\S]*)")

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
+from scramble.arithmetic import Float64
 from scramble.checkpoints import Checkpoint, open_checkpoint
 from scramble.errors import SelectionError, UndecidedError
-from scramble.forward import Float64, Forward, Variant
+from scramble.forward import Forward, Variant
 from scramble.operations.apply import apply
 from scramble.operations.coverage import default_inputs
 from scramble.operations.verify import _divergence, verify
