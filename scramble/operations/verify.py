@@ -230,7 +230,7 @@ def _run(
     if claimed is not None:
         algebra, weights_off = errors["algebra"][0], sum(map(claimed.off, names))
         passed = passed and algebra <= bound and not weights_off
-    found = Equivalence(
+    shown = Equivalence(
         verdict="equivalent" if passed else "not equivalent",
         algebra_error=algebra,
         algebra_bound=bound if algebra is not None else None,
@@ -254,7 +254,7 @@ def _run(
             for layer, row in enumerate(forward.layer_errors)
         ),
     )
-    return found, forward
+    return shown, forward
 
 
 def _variants(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -83,6 +84,8 @@ class Run:
         name, index = self.part(name)
         undo = self.undo if placebo is None else self.placebos[placebo]
         aligned = frame == "aligned" and name in undo and self.base is not None
+        if aligned and index:
+            return self.read(name, frame, placebo).taken(itemgetter(index))
         there = undo[name].source if aligned else name
         start_storage, end_storage = self.start.storage(there), self.end.storage(there)
         start, end = self.start.words(there)[index], self.end.words(there)[index]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,6 +35,11 @@ class Update:
     delta: Float32[np.ndarray, ...]
     fine: bool = True
     values: Float32[np.ndarray, ...] | None = None
+
+    def taken(self, take: Callable[[Array], Array]) -> Update:
+        """A part of every array, or another shape of it."""
+        values = None if self.values is None else take(self.values)
+        return Update(take(self.start), take(self.end), take(self.delta), self.fine, values)
 
 
 class Stream(Protocol):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import combinations
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
 
 from scramble.errors import MismatchError
-from scramble.updates.coordinate import FittedRun, row_column_counts
+from scramble.families import Role
+from scramble.updates.coordinate import FittedRun, RowColumnCounts, row_column_counts
 from scramble.updates.counts import fitted, pair_counts, update_counts
 from scramble.updates.ends import FRAMES, PLACEBO, Frame, Run, comparable
 from scramble.updates.joint import MOST_RUNS, count, threads
@@ -95,7 +97,7 @@ def count_pairs(
                         row = runs[0].where(name) | _pair(runs[left], runs[right], label)
                         row |= asdict(pair_counts(joint, a, b))
                         if fits:
-                            row |= asdict(row_column_counts(fits[left], fits[right]))
+                            row |= _row_column(fits[left], fits[right])
                         found[left, right] = row
                 ordered = [found[pair] for pair in sorted(found)]
                 rows += ordered
@@ -167,8 +169,29 @@ def _pair(a: Run, b: Run, frame: str) -> dict[str, object]:
 
 def _fits(
     name: str, runs: Sequence[Run], frame: Frame, placebo: int | None, eta: float, pool: ThreadPoolExecutor
-) -> list[FittedRun]:
-    return list(pool.map(lambda run: fitted(_read(run, name, frame, placebo), eta), runs))
+) -> list[list[FittedRun]]:
+    """For each run the fits of a tensor's matrices."""
+    role = runs[0].start.roles[name]
+
+    def fits(run: Run) -> list[FittedRun]:
+        return [fitted(one, eta) for one in _matrices(_read(run, name, frame, placebo), role)]
+
+    return list(pool.map(fits, runs))
+
+
+def _matrices(update: Update, role: Role) -> list[Update]:
+    """What rows and columns are fitted in: a matrix, each of a stack, or a vector of what is no matrix."""
+    if role not in ("matrix", "embedding"):
+        return [update.taken(lambda one: one.reshape(-1))]
+    if update.start.ndim != 3:
+        return [update]
+    return [update.taken(itemgetter(at)) for at in range(len(update.start))]
+
+
+def _row_column(a: Sequence[FittedRun], b: Sequence[FittedRun]) -> dict[str, float]:
+    """Counts of one tensor of two runs: the sum over its matrices."""
+    counts = [asdict(row_column_counts(one, other)) for one, other in zip(a, b, strict=True)]
+    return {field.name: sum(one[field.name] for one in counts) for field in fields(RowColumnCounts)}
 
 
 def _read(run: Run, name: str, frame: Frame, placebo: int | None) -> Update:

@@ -363,6 +363,45 @@ def test_maps_and_rates_take_experts_one_by_one(
     assert found.code == 0, found.err
 
 
+def test_rows_and_columns_of_experts_are_fitted_one_by_one(tmp_path: Path) -> None:
+    """In one tensor or one by one, experts give the same counts; their stacked biases are vectors."""
+    from scramble.updates.tables import count_pairs
+
+    start = Tiny("gpt_oss", 2, 1, 6, layers=1, seed=1).save(tmp_path / "start", torch.bfloat16)
+    split: list[Path] = []
+    stacked = [start, *(train(start, tmp_path / f"end{seed}", seed, torch.bfloat16) for seed in (0, 1))]
+    for whole in stacked:
+        tensors: Tensors = {}
+        for name, value in weights(whole).items():
+            stack = "experts" in name and value.ndim == 3
+            flat = value.reshape(-1) if "experts" in name and value.ndim == 2 else value
+            tensors |= {f"{name}.{at}.w": one for at, one in enumerate(value)} if stack else {name: flat}
+        split.append(folder(whole.with_name(f"{whole.name}-split"), tensors, model_type="something-new"))
+    sums = []
+    for first, *others in (stacked, split):
+        counts = count_pairs([ends(first, end) for end in others], ["raw"], row_column=True)
+        inside = counts[counts["tensor"].str.contains("experts")]
+        sums.append(inside[[name for name in counts if name.startswith("row_column")]].sum())
+    assert sums[0].to_numpy() == pytest.approx(sums[1].to_numpy(), rel=1e-9)
+    assert sums[0]["row_column_matched"] > 0
+
+
+def test_an_expert_is_read_in_the_aligned_frame(oss: tuple[Path, Path], tmp_path: Path) -> None:
+    from scramble.operations.apply import apply
+
+    base, _ = oss
+    start = tmp_path / "scrambled"
+    apply(base, start, layers="0", symmetries=("neuron-permutation", "expert-permutation"), check=False)
+    run = ends(start, train(start, tmp_path / "moved", 3, torch.bfloat16), aligned=True)
+    name = "model.layers.0.mlp.experts.down_proj"
+    whole = run.read(name, "aligned")
+    for expert in range(4):
+        part = run.read(f"{name}[{expert}]", "aligned")
+        np.testing.assert_array_equal(part.start, whole.start[expert])
+        np.testing.assert_array_equal(part.end, whole.end[expert])
+    assert (whole.start != run.read(name, "raw").start).any()
+
+
 def test_further_heads_of_deepseek_are_no_matrices_of_a_layer(tmp_path: Path) -> None:
     from tests.scramble.test_layouts_on_disk import further
 
