@@ -34,7 +34,7 @@ class Diagonal:
                 self.total[name] += values
             else:
                 self.total[name] = values.detach().clone()
-            squares = values.detach().double().square().sum(dim=(-2, -1)).cpu()
+            squares = values.detach().double().square().flatten(max(values.ndim - 2, 0)).sum(-1).cpu()
             self.squares[name] = self.squares[name] + squares if name in self.squares else squares
         self.samples += 1
 

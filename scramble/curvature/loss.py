@@ -41,7 +41,7 @@ def parameters_of(model: PreTrainedModel, names: Sequence[str]) -> Vectors:
     """The parameters that stored tensors became, which then take gradients.
 
     Raises:
-        UndecidedError: one is no parameter of its own, as experts that transformers merges on loading.
+        UndecidedError: one is no matrix of its own, as experts that transformers merges on loading.
     """
     held = dict(model.named_parameters())
     prefix = f"{model.base_model_prefix}."
