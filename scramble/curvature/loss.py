@@ -41,7 +41,7 @@ def parameters_of(model: PreTrainedModel, names: Sequence[str]) -> Vectors:
     """The parameters that stored tensors became, which then take gradients.
 
     Raises:
-        UndecidedError: one is no matrix of its own, as experts that transformers merges on loading.
+        UndecidedError: one is no parameter of its own, as experts that transformers merges on loading.
     """
     held = dict(model.named_parameters())
     prefix = f"{model.base_model_prefix}."
@@ -50,7 +50,7 @@ def parameters_of(model: PreTrainedModel, names: Sequence[str]) -> Vectors:
         parameter = held.get(name, held.get(prefix + name))
         if parameter is None or parameter.ndim not in (2, 3):
             raise UndecidedError(
-                f"{model.name_or_path}: '{name}' is no parameter of its own in the transformers model; "
+                f"{model.name_or_path}: '{name}' is no matrix of its own in the transformers model; "
                 "choose others with --modules"
             )
         found[name] = parameter.requires_grad_(True)
