@@ -279,11 +279,6 @@ assert not {{"torch", "transformers", "scipy"}} & sys.modules.keys()
     assert done.returncode == 0, done.stderr
 
 
-def test_two_kinds_of_weights_in_one_folder_are_refused(checkpoint: Path, command: Command) -> None:
-    (checkpoint / "model.safetensors.index.json").write_text('{"weight_map": {"x": "model.safetensors"}}')
-    assert "loaders disagree" in command("inspect", checkpoint).err
-
-
 def test_the_same_draw_twice_is_refused(checkpoint: Path, tmp_path: Path, command: Command) -> None:
     apply(checkpoint, tmp_path / "one", layers="0", check=False)
     found = command("apply", tmp_path / "one", "--layers", 0, "--out", tmp_path / "two")

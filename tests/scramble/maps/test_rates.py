@@ -153,7 +153,9 @@ def folder(checkpoint: Path, tmp_path: Path) -> Path:
     for step in (2, 10, 9):
         train(checkpoint, tmp_path / f"run/checkpoints/step-{step}", step, torch.bfloat16)
     train(checkpoint, tmp_path / "run/checkpoints/step-10/fp32", 10)
-    (tmp_path / "run/run.json").write_text(json.dumps({"seed": 1, "start": {"path": str(checkpoint)}}))
+    record = {"status": "running", "seed": 1, "start": {"path": str(checkpoint)}}
+    (tmp_path / "run/run.json").write_text(json.dumps(record))
+    (tmp_path / "run/recipe.yaml").write_text("steps: 10\n")
     return tmp_path / "run"
 
 
@@ -170,10 +172,11 @@ def test_a_run_folder_gives_its_checkpoints_by_step(folder: Path, checkpoint: Pa
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "holds no run.json"),
-        ("{", "does not say where"),
-        ("[]", "does not say where"),
-        ('{"start": {"path": "/no/such/folder"}}', "/no/such/folder is not there"),
+        (None, "run.json is missing, but checkpoints is there"),
+        ("{", "run.json is not JSON"),
+        ("[]", "run.json is not a record"),
+        ('{"status": "running"}', "does not say where"),
+        ('{"status": "running", "start": {"path": "/no/such/folder"}}', "/no/such/folder is not there"),
     ],
 )
 def test_what_is_no_run_folder_is_refused(
