@@ -155,6 +155,13 @@ def test_positions_behind_the_sequences(family: str, rows: Any, tmp_path: Path, 
         assert_equivalent(base, other)
 
 
+def test_a_row_of_zeros_in_float64(tmp_path: Path) -> None:
+    base = Tiny("gpt2", 2, 1, 8, layers=2, seed=0).save(tmp_path / "base", torch.float64)
+    tensors = weights(base)
+    tensors["transformer.wpe.weight"][5] = 0
+    assert_caught(base, copy(base, tmp_path / "other", tensors), "transformer.wpe.weight")
+
+
 @pytest.mark.parametrize("family", ["gpt2", "opt"])
 def test_more_positions_than_are_visited(family: str, tmp_path: Path, command: Command) -> None:
     base = Large(family, 2, 1, 8, layers=1, rows=900, positions=600, seed=1).save(
