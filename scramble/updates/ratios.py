@@ -128,9 +128,9 @@ def decomposition(counts: pd.DataFrame) -> pd.DataFrame:
     `above_chance` is observed minus expected intersection; `rounding`, `magnitude`, `row_column` are what
     each baseline adds to the one before it, and `coordinate` is what none explains, the candidate for
     steering. From bf16 ends rounding and magnitude are one part, under `magnitude`. Shares are given where
-    `above_chance` exceeds five standard errors and no part is below -10 % or above 110 % of it. Beyond that a
-    baseline expects more overlap than there is, so that it does not describe the updates, and nothing is a
-    share of anything: the parts stand in weights alone.
+    `above_chance` exceeds five standard errors and no part is below -10 % or above 110 % of it by more than
+    five of these errors. Beyond that a baseline expects more overlap than there is, so that it does not
+    describe the updates, and nothing is a share of anything: the parts stand in weights alone.
 
     `coordinate_low` and `_high` are a 95 % interval in weights, `coordinate_share_low` and `_high` one of
     the share: all shares `t` for which `coordinate - t above_chance` is within 1.96 of its standard errors
@@ -154,7 +154,9 @@ def decomposition(counts: pd.DataFrame) -> pd.DataFrame:
     enough = found["above_chance"] > ENOUGH_ERRORS * np.sqrt(c["chance_variance"])
     names = ["rounding", "magnitude", "row_column", "coordinate"]
     apart = found[names].div(found["above_chance"].where(enough), axis=0)
-    whole = found["above_chance"].where(enough & (apart.isna() | apart.apply(is_share)).all(axis=1))
+    slack = ENOUGH_ERRORS * np.sqrt(c["chance_variance"]) / found["above_chance"].where(enough)
+    shares = apart.apply(lambda part: part.isna() | is_share(part, slack))
+    whole = found["above_chance"].where(enough & shares.all(axis=1))
     for part in names:
         found[f"{part}_share"] = found[part] / whole
     # The roots of (C - t A)^2 = z^2 Var(C - t A).
@@ -171,9 +173,9 @@ def decomposition(counts: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-def is_share(value: Any) -> Any:
-    """Whether a ratio, or each of several, can be read as a share of a whole, within estimation error."""
-    return (value >= _SHARE[0]) & (value <= _SHARE[1])
+def is_share(value: Any, slack: Any = 0.0) -> Any:
+    """Whether a ratio, or each of several, can be read as a share of a whole, up to an error."""
+    return (value >= _SHARE[0] - slack) & (value <= _SHARE[1] + slack)
 
 
 def _ratio(top: pd.Series, bottom: pd.Series) -> pd.Series:
