@@ -88,7 +88,7 @@ def verify(base: str | Path, model: str | Path, *, prompts: str | Path | None = 
 
     Args:
         base, model: folders or hub ids.
-        prompts: a text file to run on, cut into sequences by the base's tokenizer; random tokens without.
+        prompts: a text file to run on, cut by the base's tokenizer; without, tokens that reach what differs.
 
     Raises:
         MismatchError: the folders do not hold the same tensors.
