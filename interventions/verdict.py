@@ -52,7 +52,7 @@ def _untreated(table: pd.DataFrame, base: str) -> Iterator[str]:
         f"Two {base} runs overlap by {found.jaccard:.3f} (Jaccard) in untreated weights; {found.chance:.3f} "
         f"would be chance ({_pairs(found)}). The cosine of their updates is {found.update_cosine:.3f}."
     )
-    if not found.above_chance_errors > ENOUGH_ERRORS:
+    if not _stands_out(found):
         yield "That is not clearly more than chance, so there is nothing whose parts could be told."
         return
     if pd.notna(found.rounding_only):
@@ -64,6 +64,10 @@ def _untreated(table: pd.DataFrame, base: str) -> Iterator[str]:
         "If each run changed weights at its own rate for their magnitude, it would be "
         f"{found.magnitude_matched:.3f}{_part(found, found.magnitude_matched)}."
     )
+
+
+def _stands_out(found: Any) -> bool:
+    return bool(found.above_chance_errors > ENOUGH_ERRORS and found.jaccard > found.chance)
 
 
 def _part(found: Any, baseline: float) -> str:
@@ -84,7 +88,7 @@ def _treated(table: pd.DataFrame, base: str, arm: str) -> Iterator[str]:
         if home is None or raw is None or back is None:
             yield f"{where}, the runs that would be compared are missing."
             continue
-        if not home.above_chance_errors > ENOUGH_ERRORS:
+        if not _stands_out(home):
             yield f"{where}, two {base} runs overlap not clearly more than chance: nothing to compare with."
             continue
         yield (

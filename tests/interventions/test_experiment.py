@@ -137,9 +137,9 @@ def test_treatments_name_what_acted_on_each_tensor(done: Path) -> None:
 def test_the_report_is_one_page_that_asks_for_nothing(done: Path) -> None:
     page = (done / "out" / "tiny" / "report.html").read_text()
     assert "http" not in page.replace("http://www.w3.org", "")
-    for name in ("collapse-scrambled", "rewards"):
+    for name in ("overlap-scrambled", "direction-scrambled", "rewards"):
         assert (done / "out" / "tiny" / f"{name}.png").stat().st_size > 1000
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     for text in ("base x scrambled", "vo-rotation + head-permutation", "equivalent", "fewer than four runs"):
         assert text in page
 
