@@ -99,7 +99,8 @@ def described(regime: pd.DataFrame) -> list[str]:
     else:
         learned = regime["gain_low"] > 0
         lines.append(
-            f"Held-out pass@1 went from {_span(regime['pass@1_before'])} to {_span(regime['pass@1_after'])}; "
+            f"Held-out pass@1 was {_span(regime['pass@1_before'])} before training and "
+            f"{_span(regime['pass@1_after'])} after it; "
             f"{int(learned.sum())} of {len(regime)} runs gained with a 95 % interval that excludes zero "
             f"(smallest gain {regime['gain'].min():.2f}, {_least_interval(regime)})."
         )

@@ -105,7 +105,7 @@ def test_the_overlap_drops_as_stored_and_returns_undone_rightly_or_wrongly(demo:
         assert back["placebo_jaccard"] > 0.75 * back["jaccard"]
         assert back["placebos"] == 19
         assert back["update_cosine"] > 0.1
-        assert abs(back["placebo_update_cosine_most"]) < 0.06
+        assert abs(back["placebo_update_cosine_most"]) < 0.1
         own = table.loc[("scrambled x scrambled", "raw", name)]
         assert own["jaccard"] == pytest.approx(home.loc[name, "jaccard"], abs=0.08)
 
