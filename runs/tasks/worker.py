@@ -14,19 +14,24 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from scramble.errors import RunError
 
 START_SECONDS = 120
+_MOST_ALIVE = 4
 
 
 class Worker:
     """Starts `python -m module arguments`, and a new one after each that died.
 
+    Of many workers in one process the last few live; the others start again when they are asked.
+
     Args:
         seconds: wall time of an answer.
     """
+
+    _alive: ClassVar[list[Worker]] = []
 
     def __init__(self, module: str, arguments: Sequence[str], seconds: float) -> None:
         self.module, self.arguments, self.seconds = module, list(arguments), seconds
@@ -58,6 +63,8 @@ class Worker:
         return said
 
     def end(self) -> None:
+        if self in self._alive:
+            self._alive.remove(self)
         if self.process:
             self.process.kill()
             self.process.communicate()
@@ -65,6 +72,9 @@ class Worker:
 
     def _start(self) -> subprocess.Popen[str]:
         self.check()
+        while len(self._alive) >= _MOST_ALIVE:
+            self._alive[0].end()
+        self._alive.append(self)
         self.process = subprocess.Popen(
             [sys.executable, "-m", self.module, *self.arguments],
             stdin=subprocess.PIPE,

@@ -192,3 +192,14 @@ def test_entries_follow_the_seed_in_every_process(dataset: str) -> None:
     module._scorer.cache_clear()
     assert task.examples() == first
     assert task.scores([one.text for one in first], [one.answer for one in first]) == [1.0] * 20
+
+
+def test_of_many_data_sets_few_processes_live() -> None:
+    from runs.tasks.worker import _MOST_ALIVE, Worker
+
+    tasks = [gym(dataset, size=2) for dataset in SCORED[: _MOST_ALIVE + 2]]
+    right = [task.examples()[0] for task in tasks]
+    for _ in range(2):
+        for task, example in zip(tasks, right, strict=True):
+            assert task.correct(example.text, example.answer)
+            assert len(Worker._alive) <= _MOST_ALIVE
