@@ -10,7 +10,7 @@ BROWSER ?= /usr/bin/chromium
 .PHONY: help demo smoke test test-slow test-vllm check format clean
 
 help:
-	@echo "make demo       the whole experiment on a real model, about 10 minutes on two cores"
+	@echo "make demo       the whole experiment on a real model, about 11 minutes on two cores"
 	@echo "make smoke      the same road in under 2 minutes; checks the plumbing only"
 	@echo "make test       the tests"
 	@echo "make test-slow  the demo with its figures checked, and the report in headless Chromium"

@@ -138,7 +138,7 @@ def demo(
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
-    """The whole experiment on a real 135M model: two layers scrambled, four runs, a report: 10 minutes."""
+    """The whole experiment on a real 135M model: two layers scrambled, four runs, a report: 11 minutes."""
     from interventions.demo import demo_experiment
 
     read = demo_experiment(model, smoke=smoke, report=reporter(quiet))
