@@ -81,7 +81,7 @@ def test_every_run_of_the_demo_learns(demo: Path) -> None:
 @pytest.mark.real_model
 def test_the_overlap_drops_as_stored_and_returns_undone_rightly_or_wrongly(demo: Path) -> None:
     table = pd.read_csv(demo / "demo" / "by_treatment.csv")
-    table = table[~table["same_seed"]].set_index(["contrast", "frame", "treatment"])
+    table = table[~table["same_seed"]].set_index(["contrast", "frame", "treatment"]).sort_index()
     shown = [
         "jaccard",
         "chance",
