@@ -100,10 +100,7 @@ def _rows(table: pd.DataFrame) -> list[dict[str, str]]:
         ),
         kind="stable",
     )
-    return [
-        {name: f"{value:.3f}" if isinstance(value, float) else str(value) for name, value in row.items()}
-        for row in ordered[shown].to_dict("records")
-    ]
+    return [{name: _cell(value) for name, value in row.items()} for row in ordered[shown].to_dict("records")]
 
 
 def _place(layer: int | None) -> str:
@@ -154,6 +151,11 @@ def _regime(regime: pd.DataFrame) -> list[dict[str, str]]:
         rest = ("reward_first", "reward_last", "kl_to_start", "density", "sparsity", "update_norm")
         rows.append(row | {name: _shown(run[name]) for name in rest})
     return rows
+
+
+def _cell(value: Any) -> str:
+    """Three decimals in every row, so that a column can be compared by eye."""
+    return f"{value:.3f}" if isinstance(value, float) and not pd.isna(value) else _shown(value)
 
 
 def _shown(value: Any) -> str:

@@ -90,6 +90,7 @@ def screenshot(path: Path, browser: object) -> np.ndarray:
     assert "4 of 4 runs gained" in body
     assert "0.54 (0.44 to 0.64)" in body
     assert "No conclusion about geometry" in body
+    assert "nan" not in body.split()
     assert page.evaluate("document.documentElement.scrollWidth") <= 1300
     page.close()
     assert seen == []
