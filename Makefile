@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
 BROWSER ?= /usr/bin/chromium
 
-.PHONY: help demo smoke test test-slow test-vllm check format clean
+.PHONY: help demo smoke test test-slow test-vllm check types format clean
 
 help:
 	@echo "make demo       the whole experiment on a real model, about 11 minutes on two cores"
@@ -60,6 +60,12 @@ check: $(READY)
 	@echo "== format, lint, types"
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(MAKE) --no-print-directory types
+
+# mypy knows no package-dir mapping: links lay the packages out as they are installed.
+types: $(READY)
+	@rm -rf build/types && mkdir -p build/types
+	@cp -rs $(CURDIR)/scramble build/types/ && cp -rs $(CURDIR)/runs $(CURDIR)/interventions build/types/scramble/
 	$(BIN)/mypy
 
 format: $(READY)

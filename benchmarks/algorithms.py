@@ -15,12 +15,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from interventions.experiment import PlannedRun
-from interventions.lanes import execute, lanes
-from runs.comparison.compare import compare
-from runs.comparison.report import write_report
-from runs.recipe import Recipe, parse, read_yaml
-from runs.run import plan
+from scramble.interventions.experiment import PlannedRun
+from scramble.interventions.lanes import execute, lanes
+from scramble.runs.comparison.compare import compare
+from scramble.runs.comparison.report import write_report
+from scramble.runs.engine.run import plan
+from scramble.runs.recipe.recipe import Recipe, parse, read_yaml
 
 COLUMNS = {
     "name": "recipe",

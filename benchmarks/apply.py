@@ -108,7 +108,7 @@ def prepare(base: Path, gigabytes: float) -> tuple[float, int]:
 
 
 def scramble(base: Path, out: Path, layers: str) -> list[str]:
-    call = [sys.executable, "-c", "from scramble.cli import main; main()", "apply", str(base)]
+    call = [sys.executable, "-c", "from scramble.cli.app import main; main()", "apply", str(base)]
     return [*call, "--no-verify", "--out", str(out), "--layers", layers]
 
 

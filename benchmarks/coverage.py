@@ -1,6 +1,6 @@
 """The coverage table of docs/decomposition.md: python -m benchmarks.coverage."""
 
-from tests.scramble.updates.simulated import STARTS, coverage, independent
+from tests.scramble.measures.updates.simulated import STARTS, coverage, independent
 
 SIMULATIONS = 2000
 

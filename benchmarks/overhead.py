@@ -37,14 +37,14 @@ RECIPE: dict[str, Any] = {
     "precision": "fp32",
     "resume_every": 0,
 }
-SCRAMBLE = [sys.executable, "-c", "from scramble.cli import main; main()"]
+SCRAMBLE = [sys.executable, "-c", "from scramble.cli.app import main; main()"]
 BARE = """
 import re, sys
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
-from runs.tasks.few_shot_sums import FewShotSums
+from scramble.runs.tasks.few_shot_sums import FewShotSums
 
 model, out, steps, save_steps, threads = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 torch.set_num_threads(threads)

@@ -14,9 +14,9 @@ import time
 import numpy as np
 
 from scramble.checkpoints.storage import bf16_to_float32, float32_to_bf16
-from scramble.geometry.masks import count_of, largest, principal_masks
-from scramble.geometry.reconstruction import fast_factors
-from scramble.geometry.subspaces import decompose
+from scramble.measures.geometry.masks import count_of, largest, principal_masks
+from scramble.measures.geometry.reconstruction import fast_factors
+from scramble.measures.geometry.subspaces import decompose
 
 ALPHAS = (0.05, 0.3, 0.5)
 

@@ -37,7 +37,7 @@ SHAPES = {
 CONFIG = {"model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": NEURON, "vocab_size": VOCAB}
 CONFIG |= {"num_attention_heads": 12, "num_key_value_heads": 2, "head_dim": 128, "tie_word_embeddings": True}
 DISTINCT = 4  # layers that are drawn; the others hold the same bytes in another order
-OVERLAP = "import sys; from scramble.cli import main; main()"
+OVERLAP = "import sys; from scramble.cli.app import main; main()"
 CAT = """
 import sys
 block = bytearray(1 << 24)
@@ -47,8 +47,8 @@ for name in sys.argv[1:]:
 """
 COMPILE = """
 import time, numpy as np
-from scramble.updates.joint import count
-from scramble.updates.streams import FileStream
+from scramble.measures.updates.joint import count
+from scramble.measures.pairs.streams import FileStream
 from scramble.checkpoints.shard import read_shard
 import sys
 from pathlib import Path
@@ -179,7 +179,7 @@ def main() -> None:
         del os.environ["NUMBA_CACHE_DIR"]
     print(f"compiling: {compiling:.1f} s, once; in the next process, from the cache on disk: {cached:.2f} s")
     measure(COMPILE, *norm)
-    starting, _, _ = measure("from scramble.updates import tables, joint, kernels; import pandas")
+    starting, _, _ = measure("from scramble.measures.updates import tables, joint, kernels; import pandas")
     times: dict[str, list[float]] = {
         "read, cold": [],
         "overlap, cold": [],

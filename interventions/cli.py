@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from runs.summary import shown
 from scramble.errors import RunError
-from scramble.printing import Format, FormatOption, QuietOption, counter, emit, records, reporter
+from scramble.present.printing import Format, FormatOption, QuietOption, counter, emit, records, reporter
+from scramble.runs.records.summary import shown
 
 if TYPE_CHECKING:
-    from interventions.contrast import Contrasts
-    from interventions.experiment import Experiment, PlannedRun
+    from scramble.interventions.contrast import Contrasts
+    from scramble.interventions.experiment import Experiment, PlannedRun
 
 experiment = typer.Typer(help="Arms x seeds: plan, run, contrast, report.", no_args_is_help=True)
 
@@ -40,7 +40,7 @@ def plan(
     quiet: QuietOption = False,
 ) -> None:
     """The runs, what they cost, and which are finished. Writes nothing."""
-    from interventions.experiment import read_experiment
+    from scramble.interventions.experiment import read_experiment
 
     read = read_experiment(path)
     runs = _planned(read, out)
@@ -90,7 +90,7 @@ def run(
     quiet: QuietOption = False,
 ) -> None:
     """Train what is missing. Finished runs are never run again."""
-    from interventions.experiment import read_experiment
+    from scramble.interventions.experiment import read_experiment
 
     read = read_experiment(path)
     runs = _train(read, out, lanes, quiet)
@@ -106,7 +106,7 @@ def contrast(
     quiet: QuietOption = False,
 ) -> None:
     """Compare the updates of the finished runs: by layer and treatment, raw and aligned."""
-    from interventions.experiment import read_experiment
+    from scramble.interventions.experiment import read_experiment
 
     read = read_experiment(path)
     found = _contrast(read, _planned(read, out), out, quiet)
@@ -121,7 +121,7 @@ def report(
     quiet: QuietOption = False,
 ) -> None:
     """Write the report: one self-contained page, its figures, and the tables as CSV."""
-    from interventions.experiment import read_experiment
+    from scramble.interventions.experiment import read_experiment
 
     read = read_experiment(path)
     runs = _planned(read, out)
@@ -139,7 +139,7 @@ def demo(
     quiet: QuietOption = False,
 ) -> None:
     """The whole experiment on a real 135M model: two layers scrambled, four runs, a report: 11 minutes."""
-    from interventions.demo import demo_experiment
+    from scramble.interventions.demo import demo_experiment
 
     read = demo_experiment(model, smoke=smoke, report=reporter(quiet))
     runs = _train(read, out, lanes, quiet)
@@ -147,7 +147,7 @@ def demo(
 
 
 def _planned(read: Experiment, out: Path) -> list[PlannedRun]:
-    from interventions.experiment import plan as planned
+    from scramble.interventions.experiment import plan as planned
 
     return planned(read, out)
 
@@ -157,8 +157,8 @@ def _results(read: Experiment, out: Path) -> Path:
 
 
 def _train(read: Experiment, out: Path, count: int | None, quiet: bool) -> list[PlannedRun]:
-    from interventions.experiment import prepare
-    from interventions.lanes import execute, lanes
+    from scramble.interventions.experiment import prepare
+    from scramble.interventions.lanes import execute, lanes
 
     runs = prepare(read, out, reporter(quiet))
     missing = [one for one in runs if one.status != "finished"]
@@ -173,7 +173,7 @@ def _train(read: Experiment, out: Path, count: int | None, quiet: bool) -> list[
 
 
 def _contrast(read: Experiment, runs: Sequence[PlannedRun], out: Path, quiet: bool) -> Contrasts:
-    from interventions.contrast import contrast_once
+    from scramble.interventions.contrast import contrast_once
 
     with counter("comparing tensors", quiet) as progress:
         return contrast_once(read, runs, _results(read, out), progress)
@@ -182,7 +182,7 @@ def _contrast(read: Experiment, runs: Sequence[PlannedRun], out: Path, quiet: bo
 def _report(
     read: Experiment, runs: Sequence[PlannedRun], contrasts: Contrasts, out: Path, format: Format
 ) -> None:
-    from interventions.report import write_report
+    from scramble.interventions.report import write_report
 
     page, lines = write_report(read, runs, contrasts, _results(read, out))
     rows = [{"verdict": line} for line in lines]

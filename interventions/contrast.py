@@ -14,16 +14,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from interventions.experiment import Experiment, PlannedRun, treatment
-from interventions.regime import end, regime_of
-from scramble import __version__
+from scramble._version import __version__
 from scramble.checkpoints import locate
 from scramble.errors import SelectionError
-from scramble.manifest import is_scrambled
-from scramble.updates.ends import PLACEBO, ends
-from scramble.updates.ratios import pair_ratios, pool
-from scramble.updates.resampling import resampled
-from scramble.updates.tables import PAIR, count_pairs
+from scramble.interventions.experiment import Experiment, PlannedRun, treatment
+from scramble.interventions.regime import end, regime_of
+from scramble.measures.pairs.ends import PLACEBO, ends
+from scramble.measures.pairs.pooling import pool
+from scramble.measures.updates.ratios import pair_ratios
+from scramble.measures.updates.resampling import resampled
+from scramble.measures.updates.tables import PAIR, count_pairs
+from scramble.transforms.manifest import is_scrambled
 
 METRICS = [
     "jaccard",

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from importlib.resources import as_file, files
 from typing import Any
 
-from interventions.demo_model import NOTE, demo_model
-from interventions.experiment import Experiment, read_experiment
 from scramble.checkpoints import locate, open_checkpoint
 from scramble.errors import SelectionError
+from scramble.interventions.demo_model import NOTE, demo_model
+from scramble.interventions.experiment import Experiment, read_experiment
 
 _SMOKE_NOTE = "A smoke run of two steps: it shows that everything works together, its figures mean nothing."
 
@@ -26,7 +26,7 @@ def demo_experiment(
     layers = open_checkpoint(base).architecture.layers
     if layers < 26:
         raise SelectionError(f"{base}: the demo treats layers 20 and 25, this model has {layers}")
-    with as_file(files("interventions") / "demo.yaml") as path:
+    with as_file(files("scramble.interventions") / "demo.yaml") as path:
         experiment = read_experiment(path, base=str(base), notes=[] if model else [NOTE])
         return _smoke(experiment) if smoke else experiment
 

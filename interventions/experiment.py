@@ -11,15 +11,15 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, field_validator, model_validator
 
-from runs.folder import RunFolder, run_folder
-from runs.recipe import Recipe, parse, read_yaml
-from runs.run import start_hash
+from scramble.architecture import Architecture
 from scramble.checkpoints import locate, open_checkpoint
 from scramble.errors import RecipeError
-from scramble.families import Architecture
-from scramble.manifest import has_manifest, read_manifest
 from scramble.operations.apply import apply, choose
+from scramble.runs.engine.run import start_hash
+from scramble.runs.recipe.recipe import Recipe, parse, read_yaml
+from scramble.runs.records.folder import RunFolder, run_folder
 from scramble.symmetries import Symmetry
+from scramble.transforms.manifest import has_manifest, read_manifest
 
 
 class Arm(BaseModel):

@@ -10,8 +10,8 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from interventions.contrast import OUTSIDE, UNTREATED
-from scramble.plots import COLOURS, MARKERS, STYLE, whole_numbers
+from scramble.interventions.contrast import OUTSIDE, UNTREATED
+from scramble.present.plots import COLOURS, MARKERS, STYLE, whole_numbers
 
 
 @dataclass(frozen=True)

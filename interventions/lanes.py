@@ -6,15 +6,15 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interventions.experiment import PlannedRun
+from scramble.child import python
 from scramble.errors import RunError
+from scramble.interventions.experiment import PlannedRun
 
 Progress = Callable[[PlannedRun, int, dict[str, Any]], None]
 _POLL_SECONDS = 0.5
@@ -88,7 +88,7 @@ def _start(run: PlannedRun, out: Path, lanes: Lanes, lane: int) -> subprocess.Po
     job |= {"threads": lanes.threads, "parent": os.getpid()}
     with _log(run).open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "runs.worker"],
+            python("-m", "scramble.runs.worker"),
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,

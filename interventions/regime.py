@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from interventions.experiment import PlannedRun
-from runs.summary import quarters
 from scramble.errors import SelectionError
+from scramble.interventions.experiment import PlannedRun
+from scramble.runs.records.summary import quarters
 
 
 def end(run: PlannedRun) -> Path:

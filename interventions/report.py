@@ -9,14 +9,14 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from interventions import figures
-from interventions.contrast import OUTSIDE, UNTREATED, Contrasts
-from interventions.experiment import Experiment, PlannedRun
-from interventions.regime import described
-from interventions.verdict import verdict
-from scramble.manifest import has_manifest, read_manifest
-from scramble.page import render
-from scramble.plots import svg, write_both
+from scramble.interventions import figures
+from scramble.interventions.contrast import OUTSIDE, UNTREATED, Contrasts
+from scramble.interventions.experiment import Experiment, PlannedRun
+from scramble.interventions.regime import described
+from scramble.interventions.verdict import verdict
+from scramble.present.page import render
+from scramble.present.plots import svg, write_both
+from scramble.transforms.manifest import has_manifest, read_manifest
 
 _SHOWN = ["treatment", "contrast", "frame", "pairs", "jaccard", "jaccard_low", "jaccard_high", "chance"]
 _SHOWN += ["rounding_only", "placebo_jaccard", "placebo_jaccard_least", "placebo_jaccard_most"]
@@ -41,7 +41,7 @@ def write_report(
     different = ~table["same_seed"].astype(bool)
     lines = verdict(table, experiment.base_arm, experiment.scrambled_arms)
     page = render(
-        "interventions",
+        "scramble.interventions",
         "report.html.j2",
         title=experiment.name,
         experiment=experiment,

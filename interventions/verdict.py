@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from interventions.contrast import OUTSIDE, UNTREATED
-from scramble.updates.ratios import ENOUGH_ERRORS, is_share
+from scramble.interventions.contrast import OUTSIDE, UNTREATED
+from scramble.measures.updates.ratios import ENOUGH_ERRORS, is_share
 
 CONCLUSION = (
     "No conclusion about geometry follows from these contrasts. Own geometry, the optimizer's basis, "

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from scramble.errors import SelectionError, TargetError
-from scramble.printing import Format, FormatOption, QuietOption, TableOption, counter, emit, records
+from scramble.present.printing import Format, FormatOption, QuietOption, TableOption, counter, emit, records
 
 runs = typer.Typer(help="Run folders: list, show, compare.", no_args_is_help=True)
 
@@ -44,9 +44,9 @@ def run(
     quiet: QuietOption = False,
 ) -> None:
     """Train once by a recipe. A finished run is not run again."""
-    from runs.recipe import read_recipe
-    from runs.run import run as carry_out
-    from runs.summary import before_and_after, first_and_last
+    from scramble.runs.engine.run import run as carry_out
+    from scramble.runs.recipe.recipe import read_recipe
+    from scramble.runs.records.summary import before_and_after, first_and_last
 
     parsed = read_recipe(recipe, seed=seed, model=model)
     with counter(parsed.name, quiet) as bar:
@@ -78,7 +78,7 @@ def list_(
     quiet: QuietOption = False,
 ) -> None:
     """One line a run: what it trained, how far it came, reward or loss. Damaged folders are said to be so."""
-    from runs.records import list_runs
+    from scramble.runs.records.records import list_runs
 
     emit(list_runs(out), {"out": str(out)}, format, table)
 
@@ -90,7 +90,7 @@ def show(
     quiet: QuietOption = False,
 ) -> None:
     """All of one run: recipe, seeds, versions, evaluation, last metrics, checkpoints."""
-    from runs.records import show_run
+    from scramble.runs.records.records import show_run
 
     found = show_run(run)
     if format is Format.json:
@@ -115,7 +115,7 @@ def compare(
     quiet: QuietOption = False,
 ) -> None:
     """Runs beside each other: reward, KL, length and sparsity of the update, spectra, principal weights."""
-    from runs.comparison.compare import compare as carry_out
+    from scramble.runs.comparison.compare import compare as carry_out
 
     if not 0 < alpha < 1:
         raise SelectionError(f"--alpha {alpha:g}: a share of the weights lies above 0 and below 1")
@@ -123,7 +123,7 @@ def compare(
         found = carry_out(run, rank, principal_rank, alpha, bar)
     meta = {}
     if report:
-        from runs.comparison.report import write_report
+        from scramble.runs.comparison.report import write_report
 
         meta = {"report": str(write_report(found, report, title))}
     emit(records(found.runs), meta, format, table)

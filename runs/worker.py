@@ -12,9 +12,9 @@ import signal
 import sys
 from pathlib import Path
 
-from runs.recipe import Recipe
-from runs.run import run
 from scramble.errors import ScrambleError
+from scramble.runs.engine.run import run
+from scramble.runs.recipe.recipe import Recipe
 
 _PR_SET_PDEATHSIG = 1
 

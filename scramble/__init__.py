@@ -13,6 +13,8 @@ The functions are imported when they are first used, so that `import scramble` c
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from scramble._version import __version__
+
 if TYPE_CHECKING:
     from scramble.operations.apply import apply
     from scramble.operations.compose import Transform, compose
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from scramble.operations.verify import verify
 
 __all__ = ["Transform", "__version__", "apply", "compose", "fold", "invert", "verify"]
-__version__ = "0.1.0"
 _MODULES = {"Transform": "compose"}
 
 

@@ -1,6 +1,6 @@
 """`python -m scramble`."""
 
-from scramble.cli import main
+from scramble.cli.app import main
 
 if __name__ == "__main__":
     main()

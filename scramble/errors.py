@@ -71,3 +71,10 @@ class DamagedRunError(RunError):
 
 class MissingDependencyError(ScrambleError):
     """An optional package is needed for this command."""
+
+
+def install(extra: str) -> str:
+    """How to get the packages of an extra. `scramble` on PyPI is another project's."""
+    return (
+        f"pip install 'rlvr-scramble[{extra}]', or, until it is published, '.[{extra}]' in its source folder"
+    )

@@ -52,7 +52,7 @@ Command = Callable[..., Result]
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
     """Run `scramble ARGS` in this process."""
-    from scramble.cli import main
+    from scramble.cli.app import main
 
     def run(*arguments: object) -> Result:
         capsys.readouterr()

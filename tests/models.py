@@ -12,8 +12,8 @@ import torch
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from scramble.arithmetic import Float64
 from scramble.families import FAMILIES as TABLES
+from scramble.models.arithmetic import Float64
 
 FAMILIES = tuple(TABLES)
 # These have no head_dim of their own.
@@ -78,6 +78,9 @@ _SWITCHES: dict[str, dict[str, Any]] = {
     "stablelm": {"qk_layernorm": True, "use_qkv_bias": True, "use_parallel_residual": True},
     "starcoder2": {"use_bias": False},
 }
+
+# Of the layers of `Tiny("llama")`.
+MODULES = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 
 
 @dataclass(frozen=True)
@@ -227,3 +230,9 @@ def digest(folder: Path) -> str:
     for path in sorted(folder.rglob("*")):
         found.update(str(path.relative_to(folder)).encode() + (path.read_bytes() if path.is_file() else b""))
     return found.hexdigest()
+
+
+def error(model: Path, base: Path) -> float:
+    """Relative error of the logits of a model against those of its base."""
+    reference = logits(base)
+    return float(torch.linalg.norm(logits(model) - reference) / torch.linalg.norm(reference))

@@ -3,36 +3,110 @@
 from __future__ import annotations
 
 import ast
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = [path for name in ("scramble", "runs", "interventions") for path in (ROOT / name).rglob("*.py")]
+PACKAGES = {"scramble": "scramble", "runs": "scramble.runs", "interventions": "scramble.interventions"}
+FILES = [path for name in PACKAGES for path in (ROOT / name).rglob("*.py")]
+TESTS = list((ROOT / "tests").rglob("*.py"))
+LONGEST, MOST_MODULES = 350, 12
+# From the ground up: a package imports what stands before it, never what stands behind.
+ORDER = (
+    *("_version", "errors", "child", "runfolder", "columns", "architecture", "families", "checkpoints"),
+    *("symmetries", "transforms", "models", "equivalence", "operations", "measures.pairs"),
+    *("present", "measures.updates", "measures.geometry", "measures.maps", "measures.curvature"),
+    *("measures", "pytest_plugin", ""),
+    *("cli", "__main__"),
+    *("runs.section", "runs.sandbox", "runs.tasks.data", "runs.tasks.workers", "runs.tasks"),
+    *("runs.trainers", "runs.algorithms", "runs.recipe", "runs.records", "runs.engine", "runs.worker"),
+    *("runs.comparison", "runs.cli", "runs", "interventions"),
+)
 
 
-def imports(path: Path) -> set[str]:
-    found = set()
+def name_of(path: Path) -> str:
+    """The name under which a file is imported."""
+    first, *rest = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join([PACKAGES[first], *(rest[:-1] if rest[-1] == "__init__" else rest)])
+
+
+MODULES = {name_of(path): path for path in FILES}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The names of what a file imports, wherever in it, for types only too."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.split(".")[0])
-    return found
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in MODULES else node.module for name in names)
+
+
+def own(path: Path) -> set[str]:
+    """The modules of this project that a file imports."""
+    return {name for name in imports(path) if name in MODULES} - {name_of(path)}
+
+
+def place(module: str) -> int:
+    """Where a module's package stands in `ORDER`."""
+    inner = module.removeprefix("scramble").removeprefix(".")
+    parts = inner.split(".")
+    for length in range(len(parts), -1, -1):
+        if (prefix := ".".join(parts[:length])) in ORDER and (prefix or not inner):
+            return ORDER.index(prefix)
+    raise AssertionError(f"{module} has no place in ORDER")
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_arrows_run_downward(module: str) -> None:
+    upward = [other for other in own(MODULES[module]) if place(other) > place(module)]
+    assert not upward
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    arrows = {module: own(path) for module, path in MODULES.items()}
+    done: list[str] = []
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " -> ".join([*way[way.index(module) :], module])
+        if module not in done:
+            for other in sorted(arrows[module]):
+                visit(other, (*way, module))
+            done.append(module)
+
+    for module in arrows:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("path", [*FILES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_are_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= LONGEST
+
+
+def test_packages_are_small() -> None:
+    folders = {path.parent for path in [*FILES, *TESTS]}
+    counts = {str(one.relative_to(ROOT)): len([*one.glob("*.py")]) for one in folders}
+    assert {name: count for name, count in counts.items() if count > MOST_MODULES} == {}
+
+
+def test_every_package_is_installed() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {name_of(path) for path in FILES if path.name == "__init__.py"}
+    assert sorted(config["packages"]) == sorted(found)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_arrows_run_downward(path: Path) -> None:
-    package = path.relative_to(ROOT).parts[0]
-    above = {"scramble": {"runs", "interventions"}, "runs": {"interventions"}, "interventions": set()}[
-        package
-    ]
-    assert not imports(path) & above
-    if package != "runs":
-        assert not imports(path) & {"trl", "vllm", "peft"}
-    if path.name not in ("cli.py", "printing.py"):
-        assert not imports(path) & {"typer", "rich"}
-    assert not imports(path) & {"pickle", "dill", "joblib"}
+def test_libraries_stay_where_they_belong(path: Path) -> None:
+    found = {name.partition(".")[0] for name in imports(path)}
+    if path.relative_to(ROOT).parts[0] != "runs":
+        assert not found & {"trl", "vllm", "peft"}
+    if path.parent.name != "cli" and path.name not in ("cli.py", "printing.py"):
+        assert not found & {"typer", "rich"}
+    assert not found & {"pickle", "dill", "joblib"}
 
 
 def test_remote_code_is_never_trusted() -> None:

@@ -1,12 +1,12 @@
 """Algorithms of training as values of a recipe: one file a family. Only `build` imports TRL."""
 
-from runs.algorithms.algorithm import Job, Row
-from runs.algorithms.grpo import Dapo, DrGrpo, Grpo
-from runs.algorithms.preference import Dpo, SimPo
-from runs.algorithms.reinforce import ReinforcePlusPlus, ReinforcePlusPlusBaseline
-from runs.algorithms.rejection import RejectionSft
-from runs.algorithms.rloo import Rloo
-from runs.algorithms.sft import Sft
+from scramble.runs.algorithms.algorithm import Job, Row
+from scramble.runs.algorithms.grpo import Dapo, DrGrpo, Grpo
+from scramble.runs.algorithms.preference import Dpo, SimPo
+from scramble.runs.algorithms.reinforce import ReinforcePlusPlus, ReinforcePlusPlusBaseline
+from scramble.runs.algorithms.rejection import RejectionSft
+from scramble.runs.algorithms.rloo import Rloo
+from scramble.runs.algorithms.sft import Sft
 
 Algorithm = (
     Grpo

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import PositiveInt
 
-from runs.section import Section
-from runs.tasks import Example, Task
 from scramble.errors import RecipeError
+from scramble.runs.section import Section
+from scramble.runs.tasks import Example, Task
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
-    from runs.rollouts import Rollouts
+    from scramble.runs.trainers.rollouts import Rollouts
 
 Row = dict[str, Any]
 

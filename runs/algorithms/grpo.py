@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 
-from runs.algorithms.algorithm import Job
-from runs.algorithms.on_policy import PolicyGradient
+from scramble.runs.algorithms.algorithm import Job
+from scramble.runs.algorithms.on_policy import PolicyGradient
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -106,7 +106,7 @@ def _build(
 ) -> Trainer:
     from trl import GRPOConfig
 
-    from runs.trainers.groups import GroupTrainer
+    from scramble.runs.trainers.groups import GroupTrainer
 
     return GroupTrainer(
         rollouts=job.rollouts,

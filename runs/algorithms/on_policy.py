@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, FiniteFloat, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from runs.algorithms.algorithm import Algorithm, Row
-from runs.tasks import Example, Task
+from scramble.runs.algorithms.algorithm import Algorithm, Row
+from scramble.runs.tasks import Example, Task
 
 
 class Sampling(Algorithm):

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from runs.algorithms.algorithm import Job, Row
-from runs.algorithms.sft import Supervised
-from runs.preferences import preferences
-from runs.tasks import Example, Task, said, shown
+from scramble.runs.algorithms.algorithm import Job, Row
+from scramble.runs.algorithms.preferences import preferences
+from scramble.runs.algorithms.sft import Supervised
+from scramble.runs.tasks import Example, Task, said, shown
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -61,7 +61,7 @@ class SimPo(_Pairs):
     def build(self, job: Job) -> Trainer:
         from trl.experimental.cpo import CPOConfig
 
-        from runs.trainers.simpo import NO_LIMIT, SimPoTrainer
+        from scramble.runs.trainers.simpo import NO_LIMIT, SimPoTrainer
 
         return SimPoTrainer(
             chats=not isinstance(job.rows[0]["prompt"], str),

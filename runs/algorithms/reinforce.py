@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from runs.algorithms.algorithm import Job
-from runs.algorithms.on_policy import PolicyGradient
+from scramble.runs.algorithms.algorithm import Job
+from scramble.runs.algorithms.on_policy import PolicyGradient
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -41,8 +41,8 @@ class ReinforcePlusPlusBaseline(PolicyGradient):
 def _build(algorithm: PolicyGradient, job: Job, *, baseline: bool) -> Trainer:
     from trl import GRPOConfig
 
-    from runs.trainers.advantages import normalised_over_the_batch
-    from runs.trainers.groups import GroupTrainer
+    from scramble.runs.trainers.advantages import normalised_over_the_batch
+    from scramble.runs.trainers.groups import GroupTrainer
 
     def advantages(rewards: Any) -> Any:
         return normalised_over_the_batch(rewards, baseline=baseline)

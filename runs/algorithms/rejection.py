@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from runs.algorithms.algorithm import Job
-from runs.algorithms.on_policy import Sampling
+from scramble.runs.algorithms.algorithm import Job
+from scramble.runs.algorithms.on_policy import Sampling
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -27,7 +27,7 @@ class RejectionSft(Sampling):
     def build(self, job: Job) -> Trainer:
         from trl import GRPOConfig
 
-        from runs.trainers.rejection import RejectionTrainer
+        from scramble.runs.trainers.rejection import RejectionTrainer
 
         return RejectionTrainer(
             rollouts=job.rollouts,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from runs.algorithms.algorithm import Job
-from runs.algorithms.on_policy import PolicyGradient
+from scramble.runs.algorithms.algorithm import Job
+from scramble.runs.algorithms.on_policy import PolicyGradient
 
 if TYPE_CHECKING:
     from transformers import Trainer

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import PositiveInt, model_validator
 
-from runs.algorithms.algorithm import Algorithm, Job, Row
-from runs.tasks import Example, Task, said, shown
+from scramble.runs.algorithms.algorithm import Algorithm, Job, Row
+from scramble.runs.tasks import Example, Task, said, shown
 
 if TYPE_CHECKING:
     from transformers import Trainer

@@ -14,16 +14,16 @@ from typing import Any
 
 import pandas as pd
 
-from runs.folder import RunFolder
-from runs.records import show_run
-from runs.run import start_hash
-from runs.summary import Row, before_and_after, quarters
 from scramble.errors import CheckpointError, SelectionError
-from scramble.geometry.principal import count_masks_together, principal
-from scramble.geometry.spectra import measure_together, spectra
-from scramble.geometry.subspaces import PRINCIPAL_RANK, SPECTRA_RANK
-from scramble.updates.ends import Run, ends
-from scramble.updates.tables import count_pairs, count_updates, diff, overlap
+from scramble.measures.geometry.principal import count_masks_together, principal
+from scramble.measures.geometry.spectra import measure_together, spectra
+from scramble.measures.geometry.subspaces import PRINCIPAL_RANK, SPECTRA_RANK
+from scramble.measures.pairs.ends import Run, ends
+from scramble.measures.updates.tables import count_pairs, count_updates, diff, overlap
+from scramble.runs.engine.run import start_hash
+from scramble.runs.records.folder import RunFolder
+from scramble.runs.records.records import show_run
+from scramble.runs.records.summary import Row, before_and_after, quarters
 
 Progress = Callable[[int, int], None]
 ALPHA = 0.5

@@ -8,7 +8,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from scramble.plots import COLOURS, MARKERS, STYLE, whole_numbers
+from scramble.present.plots import COLOURS, MARKERS, STYLE, whole_numbers
 
 LINES = len(COLOURS)  # runs that a figure with a line a run can show
 # Column, title, logarithmic, columns of baselines.

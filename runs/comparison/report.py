@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from runs.comparison import figures
-from runs.comparison.compare import Comparison
-from scramble.page import render
-from scramble.plots import svg, write_both
+from scramble.present.page import render
+from scramble.present.plots import svg, write_both
+from scramble.runs.comparison import figures
+from scramble.runs.comparison.compare import Comparison
 
 _PAIRS = [
     "run_a",
@@ -44,7 +44,7 @@ def write_report(found: Comparison, folder: Path, title: str) -> Path:
     pairs, modules = found.pairs, found.places[found.places["level"] == "module"]
     page.write_text(
         render(
-            "runs.comparison",
+            "scramble.runs.comparison",
             "report.html.j2",
             title=title,
             lines=matched(found.runs),

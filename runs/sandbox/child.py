@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from runs.sandbox.isolation import RefusedError, isolate
-from runs.sandbox.judge import run_tests
-from runs.sandbox.program import run_program
+from scramble.runs.sandbox.isolation import RefusedError, isolate
+from scramble.runs.sandbox.judge import run_tests
+from scramble.runs.sandbox.program import run_program
 
 _STACK = 64 << 20  # bytes, for deep recursion
 

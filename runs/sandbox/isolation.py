@@ -11,7 +11,7 @@ import struct
 import sys
 from typing import Any
 
-from runs.sandbox import system_calls as calls
+from scramble.runs.sandbox import system_calls as calls
 
 # linux/prctl.h, linux/seccomp.h, linux/audit.h, linux/bpf_common.h
 _NO_NEW_PRIVS, _SET_SECCOMP, _FILTER, _X86_64 = 38, 22, 2, 0xC000003E

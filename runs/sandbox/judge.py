@@ -22,10 +22,10 @@ import types
 from importlib import import_module
 from typing import Any
 
-from runs.sandbox.mirror import ARITHMETIC, COMPARISONS, CONVERSIONS, SPECIAL, MirrorClass, is_mirror
-from runs.sandbox.peer import OWN, GoneError, Peer
-from runs.sandbox.plain import Decoder
-from runs.sandbox.program import is_offered
+from scramble.runs.sandbox.mirror import ARITHMETIC, COMPARISONS, CONVERSIONS, SPECIAL, MirrorClass, is_mirror
+from scramble.runs.sandbox.peer import OWN, GoneError, Peer
+from scramble.runs.sandbox.plain import Decoder
+from scramble.runs.sandbox.program import is_offered
 
 _HIDDEN = {"unittest", "pytest", "_pytest", "test", "runs", "scramble", *OWN}  # not to be named by a program
 _OPEN = {

@@ -9,10 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from runs.sandbox.peer import Peer
+
+class Asked(Protocol):
+    """The other end of the connection: it has the objects that mirrors stand for."""
+
+    def ask(self, verb: str, *arguments: Any) -> Any: ...
+    def construct(self, cls: Any, arguments: Any, named: Any) -> Any: ...
+    def special(self, mirror: Any, name: str, arguments: Any) -> Any: ...
+
 
 # Immutable types and how their data comes out of an instance of a subclass, whatever that overrides.
 PLAIN: dict[type, Callable[[Any], Any]] = {
@@ -128,7 +134,7 @@ class Mirrored:
 class Mirrors:
     """All mirrors of one process; the same object has the same mirror."""
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Asked) -> None:
         self.peer = peer
         self.classes: dict[int, MirrorClass] = {}
         self._objects: dict[int, Any] = {}

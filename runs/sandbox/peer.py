@@ -15,8 +15,8 @@ import types
 from importlib import import_module
 from typing import Any
 
-from runs.sandbox.mirror import PLAIN, SPECIAL, MirrorClass, Mirrors
-from runs.sandbox.plain import Child, Decoder, Encoder, Shared
+from scramble.runs.sandbox.mirror import PLAIN, SPECIAL, MirrorClass, Mirrors
+from scramble.runs.sandbox.plain import Child, Decoder, Encoder, Shared
 
 OWN = ("__main__", "solution")  # modules whose classes are code of the program or of the tests
 _CONTENTS: dict[type, Any] = {

@@ -11,8 +11,8 @@ import types
 from pathlib import Path
 from typing import Any
 
-from runs.sandbox.peer import Peer, shared_path
-from runs.sandbox.plain import is_plain
+from scramble.runs.sandbox.peer import Peer, shared_path
+from scramble.runs.sandbox.plain import is_plain
 
 # `unittest.SkipTest` of a program must skip no test.
 _LIBRARY = sys.stdlib_module_names - {"unittest", "test"}

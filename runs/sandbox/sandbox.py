@@ -12,7 +12,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -20,15 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from scramble.child import python
 from scramble.errors import RunError
 
 Isolation = Literal["full", "seccomp", "none"]
 Module = Literal["__main__", "solution"]
-# The processes find this package, and then forget where.
-_CHILD = (
-    f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); "
-    "from runs.sandbox.child import main; del sys.path[0]; sys.dont_write_bytecode = True; main()"
-)
+_CHILD = "import sys; from scramble.runs.sandbox.child import main; sys.dont_write_bytecode = True; main()"
 _MOST = 4096  # bytes that are read; the two lines that are expected are shorter
 
 
@@ -106,7 +102,7 @@ class Sandbox:
         job = {"folder": folder, "pipe": writer, "memory": self.memory, "cpu": math.ceil(self.seconds)}
         job |= {"isolation": self.isolation, "preamble": self.preamble, "module": self.module}
         return subprocess.Popen(
-            [sys.executable, "-P", "-s", "-c", _CHILD, json.dumps(job)],
+            python("-s", "-c", _CHILD, json.dumps(job)),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

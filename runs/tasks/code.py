@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from pydantic import PositiveFloat, PositiveInt, field_validator, model_validator
 
-from runs.sandbox.sandbox import Isolation, Module, Sandbox
-from runs.tasks.cells import cell
-from runs.tasks.example import Example
-from runs.tasks.fences import program_in
-from runs.tasks.rows import FileTask, Row
 from scramble.errors import RecipeError, RunError
+from scramble.runs.sandbox.sandbox import Isolation, Module, Sandbox
+from scramble.runs.tasks.data.cells import cell
+from scramble.runs.tasks.data.example import Example
+from scramble.runs.tasks.data.fences import program_in
+from scramble.runs.tasks.data.rows import FileTask, Row
 
 # What a program need not import: annotations such as `List[int]`, and the modules that short programs use.
 PREAMBLE = """\
@@ -30,7 +30,7 @@ _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import,
 class Code(FileTask):
     """A completion is right if the tests, which use its program's names, run to their end.
 
-    The program is found by `runs.tasks.fences.program_in`.
+    The program is found by `scramble.runs.tasks.data.fences.program_in`.
 
     Attributes:
         answer: the column with the tests: Python, or a list of lines as in MBPP.

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, model_validator
 
-from runs.tasks.example import Example
-from runs.tasks.task import GeneratedTask, PatternTask
+from scramble.runs.tasks.data.example import Example
+from scramble.runs.tasks.data.task import GeneratedTask, PatternTask
 
 
 class FewShotSums(GeneratedTask, PatternTask):

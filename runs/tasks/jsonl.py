@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from runs.tasks.rows import FileTask
-from runs.tasks.task import PatternTask
+from scramble.runs.tasks.data.rows import FileTask
+from scramble.runs.tasks.data.task import PatternTask
 
 
 class Jsonl(FileTask, PatternTask):

@@ -10,14 +10,15 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import PositiveFloat
 
-from runs.tasks.answers import Answer, in_words, read
-from runs.tasks.cells import cell
-from runs.tasks.example import Example
-from runs.tasks.forms import FORMS, Form, final_answer, form_of, marked, words
-from runs.tasks.rows import FileTask, Row, read_rows
-from runs.tasks.worker import START_SECONDS, Worker
-from scramble.errors import MissingDependencyError, RecipeError
+from scramble.errors import MissingDependencyError, RecipeError, install
+from scramble.runs.tasks.data.answers import Answer, in_words, read
+from scramble.runs.tasks.data.cells import cell
+from scramble.runs.tasks.data.example import Example
+from scramble.runs.tasks.data.forms import FORMS, Form, final_answer, form_of, marked, words
+from scramble.runs.tasks.data.rows import FileTask, Row, read_rows
+from scramble.runs.tasks.workers.worker import START_SECONDS, Worker
 
+_WORKER = "scramble.runs.tasks.workers.math_worker"
 _MEMORY = 4 << 30
 _LOOKED_AT = 100
 _NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,15})?|-?\d{1,3}(,\d{3}){1,4}")
@@ -28,7 +29,7 @@ class Math(FileTask):
     """The answer column holds answers or solutions, all of one form.
 
     Attributes:
-        form: `plain`, `boxed` or `gsm8k` (see `runs.tasks.forms`); `auto` is the form that all rows have.
+        form: `plain`, `boxed` or `gsm8k` (see `data.forms`); `auto` is the form that all rows have.
         seconds: CPU time of one comparison; what takes longer is wrong.
     """
 
@@ -137,7 +138,7 @@ class _Comparer(Worker):
     """math-verify in a process of its own."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__("runs.tasks.math_worker", [str(seconds), str(_MEMORY)], 10 * seconds + 10)
+        super().__init__(_WORKER, [str(seconds), str(_MEMORY)], 10 * seconds + 10)
 
     def equal(self, answer: str, completion: str) -> bool:
         """Whether the completion's answer is this one."""
@@ -149,7 +150,7 @@ class _Comparer(Worker):
 
     def check(self) -> None:
         if find_spec("math_verify") is None:
-            raise MissingDependencyError("math-verify is not installed: pip install 'scramble[runs]'")
+            raise MissingDependencyError(f"math-verify is not installed: {install('runs')}")
 
 
 @cache

@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 
 from pydantic import PositiveInt
 
-from runs.tasks.cells import cell
-from runs.tasks.example import Example, Message, Prompt
-from runs.tasks.rows import read_rows
-from runs.tasks.task import BaseTask
 from scramble.errors import RecipeError, RunError
+from scramble.runs.tasks.data.cells import cell
+from scramble.runs.tasks.data.example import Example, Message, Prompt
+from scramble.runs.tasks.data.rows import read_rows
+from scramble.runs.tasks.data.task import BaseTask
 
 
 @dataclass(frozen=True)

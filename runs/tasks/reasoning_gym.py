@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from runs.tasks.example import Example
-from runs.tasks.task import GeneratedTask, PatternTask
-from runs.tasks.worker import START_SECONDS, Worker
-from scramble.errors import MissingDependencyError, RecipeError, RunError
+from scramble.errors import MissingDependencyError, RecipeError, RunError, install
+from scramble.runs.tasks.data.example import Example
+from scramble.runs.tasks.data.task import GeneratedTask, PatternTask
+from scramble.runs.tasks.workers.worker import START_SECONDS, Worker
 
 _SECONDS, _MEMORY = 5.0, 4 << 30  # CPU time and address space of one score
 _MAKING_SECONDS = 1800  # wall time in which all entries must have been made
@@ -114,11 +114,11 @@ class ReasoningGym(GeneratedTask, PatternTask):
 
 
 class _Scorer(Worker):
-    """A data set in a process of its own, see `runs.tasks.gym_worker`."""
+    """A data set in a process of its own, see `scramble.runs.tasks.workers.gym_worker`."""
 
     def __init__(self, dataset: str, options: str) -> None:
         arguments: Sequence[str] = (dataset, options, str(_SECONDS), str(_MEMORY))
-        super().__init__("runs.tasks.gym_worker", arguments, _MAKING_SECONDS)
+        super().__init__("scramble.runs.tasks.workers.gym_worker", arguments, _MAKING_SECONDS)
         self.dataset, self.known = dataset, dict[tuple[int, int], dict[str, Any]]()
 
     def made(self, seed: int, size: int) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class _Scorer(Worker):
 
     def check(self) -> None:
         if find_spec("reasoning_gym") is None:
-            raise MissingDependencyError("reasoning-gym is not installed: pip install 'scramble[runs]'")
+            raise MissingDependencyError(f"reasoning-gym is not installed: {install('runs')}")
 
     def _asked(self, question: dict[str, Any]) -> str:
         """Texts are scored in forks, so that no text can be why nothing comes."""

@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import PositiveInt
 
-from runs.tasks.calculator import calculate
-from runs.tasks.cells import cell
-from runs.tasks.documents import Documents
-from runs.tasks.example import Example, Turn, shown
-from runs.tasks.rows import FileTask, read_rows
-from runs.tasks.task import PatternTask
+from scramble.runs.tasks.calculator import calculate
+from scramble.runs.tasks.data.cells import cell
+from scramble.runs.tasks.data.documents import Documents
+from scramble.runs.tasks.data.example import Example, Turn, shown
+from scramble.runs.tasks.data.rows import FileTask, read_rows
+from scramble.runs.tasks.data.task import PatternTask
 
 
 class Tools(FileTask, PatternTask):

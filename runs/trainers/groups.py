@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from trl import GRPOTrainer
 
-from runs.rollouts import Rollouts
+from scramble.runs.trainers.rollouts import Rollouts
 
 Advantages = Callable[[Float[Tensor, "prompt generation"]], Float[Tensor, "prompt generation"]]
 Group = list[dict[str, Any]]  # a prompt's row, once for each generation

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from runs.trainers.groups import Group, GroupTrainer
+from scramble.runs.trainers.groups import Group, GroupTrainer
 
 
 class RejectionTrainer(GroupTrainer):

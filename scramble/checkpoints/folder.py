@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from scramble.axes import Array
+from scramble.architecture import Architecture, Role
+from scramble.architecture.axes import Array
 from scramble.checkpoints.recognise import refuse_adapter, refuse_other_form
 from scramble.checkpoints.shard import Shard, TensorEntry, read_shard
 from scramble.checkpoints.storage import STORAGES, Storage
 from scramble.errors import CheckpointError, UnknownFamilyError
-from scramble.families import Architecture, Role, architecture, untabled
+from scramble.families import architecture, untabled
 from scramble.families.tie import head_and_embedding, is_tied, stated
 
 SINGLE = "model.safetensors"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scramble.axes import Array
+from scramble.architecture.axes import Array
 from scramble.checkpoints.storage import STORAGES, Storage
 from scramble.errors import CheckpointError
 

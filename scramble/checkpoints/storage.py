@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scramble.axes import Array
+from scramble.architecture.axes import Array
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Float64, UInt16

@@ -2,31 +2,31 @@
 
 from collections.abc import Iterable
 
+from scramble.architecture.family import Architecture, Config, Family
 from scramble.errors import UnknownFamilyError
-from scramble.families.cohere import COHERE
-from scramble.families.deepseek import DEEPSEEK_V3
-from scramble.families.falcon import FALCON
-from scramble.families.family import Architecture, Config, Constraint, Family, Role
-from scramble.families.gemma import GEMMA, GEMMA2, GEMMA3
-from scramble.families.glm import GLM, GLM4
-from scramble.families.gpt2 import GPT2
-from scramble.families.gpt_neox import GPT_NEOX
-from scramble.families.gpt_oss import GPT_OSS
-from scramble.families.granite import GRANITE
-from scramble.families.llama import LLAMA
-from scramble.families.mistral import MISTRAL
-from scramble.families.mixture import MIXTRAL, QWEN2_MOE, QWEN3_MOE
-from scramble.families.olmo import OLMO, OLMO2
-from scramble.families.opt import OPT
-from scramble.families.phi import PHI
-from scramble.families.phi3 import PHI3
-from scramble.families.qwen2 import QWEN2
-from scramble.families.qwen3 import QWEN3
-from scramble.families.smollm3 import SMOLLM3
-from scramble.families.stablelm import STABLELM
-from scramble.families.starcoder2 import STARCODER2
+from scramble.families.layer_norm.cohere import COHERE
+from scramble.families.layer_norm.falcon import FALCON
+from scramble.families.layer_norm.gpt2 import GPT2
+from scramble.families.layer_norm.gpt_neox import GPT_NEOX
+from scramble.families.layer_norm.opt import OPT
+from scramble.families.layer_norm.phi import PHI
+from scramble.families.layer_norm.stablelm import STABLELM
+from scramble.families.layer_norm.starcoder2 import STARCODER2
+from scramble.families.mixture.deepseek import DEEPSEEK_V3
+from scramble.families.mixture.gpt_oss import GPT_OSS
+from scramble.families.mixture.mixtral import MIXTRAL, QWEN2_MOE, QWEN3_MOE
+from scramble.families.rms_norm.gemma import GEMMA, GEMMA2, GEMMA3
+from scramble.families.rms_norm.glm import GLM, GLM4
+from scramble.families.rms_norm.granite import GRANITE
+from scramble.families.rms_norm.llama import LLAMA
+from scramble.families.rms_norm.mistral import MISTRAL
+from scramble.families.rms_norm.olmo import OLMO, OLMO2
+from scramble.families.rms_norm.phi3 import PHI3
+from scramble.families.rms_norm.qwen2 import QWEN2
+from scramble.families.rms_norm.qwen3 import QWEN3
+from scramble.families.rms_norm.smollm3 import SMOLLM3
 
-__all__ = ["FAMILIES", "Architecture", "Constraint", "Family", "Role", "architecture"]
+__all__ = ["FAMILIES", "architecture"]
 
 FAMILIES: dict[str, Family] = {
     family.name: family

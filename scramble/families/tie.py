@@ -6,9 +6,9 @@ import copy
 import re
 from collections.abc import Iterable
 
+from scramble.architecture.family import Config
 from scramble.errors import CheckpointError
 from scramble.families import FAMILIES
-from scramble.families.family import Config
 
 _HEAD = re.compile(r"(?:.*\.)?(?:lm_head|embed_out)\.weight")
 _EMBEDDING = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|word_embeddings|embed_in)\.weight")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from scramble.families.family import Config, Role
+from scramble.architecture.family import Config, Role
 
 if TYPE_CHECKING:
     import torch

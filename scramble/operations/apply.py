@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import scramble
-from scramble.actions import draw_steps, recall, resolve, uneven_gain
-from scramble.card import CARD, card, renamed
+from scramble._version import __version__
 from scramble.checkpoints import PARTIAL, Checkpoint, locate, open_checkpoint, staging, target_of
+from scramble.equivalence.certify import certify
+from scramble.equivalence.claims import claim
 from scramble.errors import NotEquivalentError, SelectionError, SymmetryError
-from scramble.manifest import (
+from scramble.symmetries import Symmetry, symmetry
+from scramble.symmetries.products import products_on
+from scramble.transforms.actions import draw_steps, recall, resolve, uneven_gain
+from scramble.transforms.card import CARD, card, renamed
+from scramble.transforms.manifest import (
     ELEMENTS,
     MANIFEST,
     Elements,
@@ -23,12 +27,9 @@ from scramble.manifest import (
     read_manifest,
     write_elements,
 )
-from scramble.operations.verify import certify, claim
-from scramble.rewrite import left_out, rewrite
-from scramble.selection import DEFAULT_SYMMETRIES, requests
-from scramble.selection import layers as numbers_of
-from scramble.symmetries import Symmetry, symmetry
-from scramble.symmetries.products import products_on
+from scramble.transforms.rewrite import left_out, rewrite
+from scramble.transforms.selection import DEFAULT_SYMMETRIES, requests
+from scramble.transforms.selection import layers as numbers_of
 
 Report = Callable[[str], None]
 
@@ -91,7 +92,7 @@ def apply(
         write_elements(stage.folder / ELEMENTS, {**elements, **stored})
         stage.sync()
         done = Scramble(
-            version=scramble.__version__,
+            version=__version__,
             source=Source(
                 path=str(source),
                 hash=checkpoint.hash(

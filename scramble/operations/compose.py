@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scramble.actions import Stage, inverse, recorded, resolve_tied
-from scramble.axes import Array
+from scramble.architecture.axes import Array
 from scramble.checkpoints import Checkpoint, locate, open_checkpoint
 from scramble.errors import ManifestError, MismatchError
-from scramble.manifest import read_manifest
 from scramble.symmetries import act
+from scramble.transforms.actions import Stage, inverse, recorded, resolve_tied
+from scramble.transforms.manifest import read_manifest
 
 if TYPE_CHECKING:
     from jaxtyping import Float64

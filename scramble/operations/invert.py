@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scramble.actions import inverse, recorded, resolve
-from scramble.card import renamed
 from scramble.checkpoints import locate, open_checkpoint, staging, target_of
 from scramble.errors import ManifestError
-from scramble.manifest import read_manifest
-from scramble.rewrite import rewrite
+from scramble.transforms.actions import inverse, recorded, resolve
+from scramble.transforms.card import renamed
+from scramble.transforms.manifest import read_manifest
+from scramble.transforms.rewrite import rewrite
 
 
 def invert(

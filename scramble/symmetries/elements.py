@@ -2,7 +2,7 @@
 
 An element acts on one axis. It may be one element for each position of other axes (`over`): a rotation of
 `v` over `kv_head` is a stack of matrices, one a KV head. Elements act on views whose dimensions are named
-axes (`scramble.axes`), so one action serves every tensor that carries the axis.
+axes (`scramble.architecture.axes`), so one action serves every tensor that carries the axis.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from scramble.axes import Array, Layout, Sizes
+from scramble.architecture.axes import Array, Layout, Sizes
 from scramble.symmetries.products import multiply
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Rotation:
         return image
 
     def act_on_gain(self, view: Array, names: tuple[str, ...]) -> Array:
-        return view  # equal factors only; `scramble.actions` refuses others
+        return view  # equal factors only; `scramble.transforms.actions` refuses others
 
     def at(self, position: Mapping[str, int]) -> Rotation:
         return Rotation(self.axis, *_at(self, position))

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from scramble.families import Architecture
+from scramble.architecture import Architecture
 from scramble.symmetries.draws import generator, permutation
 from scramble.symmetries.elements import Element, Permutation
 from scramble.symmetries.symmetry import Symmetry

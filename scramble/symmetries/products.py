@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from scramble.axes import Array
+from scramble.architecture.axes import Array
 from scramble.errors import SelectionError
 
 # Multiplications that OpenBLAS leaves to one thread. Tensors are transformed side by side, and threads inside

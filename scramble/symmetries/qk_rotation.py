@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from scramble.families import Architecture
+from scramble.architecture import Architecture
 from scramble.symmetries.draws import generator
 from scramble.symmetries.elements import Element, Rotation, SignedPermutation
 from scramble.symmetries.orthogonal import haar

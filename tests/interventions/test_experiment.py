@@ -14,42 +14,15 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-import yaml
 
-from interventions.contrast import contrast_once
-from interventions.experiment import plan, prepare, read_experiment, treatment
-from interventions.lanes import lanes
+from scramble.interventions.contrast import contrast_once
+from scramble.interventions.experiment import plan, prepare, read_experiment, treatment
+from scramble.interventions.lanes import lanes
 from tests.conftest import Command
-from tests.models import Tiny, weights, with_tokenizer
+from tests.experiments import RECIPE, make_base, write
+from tests.models import weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-RECIPE: dict[str, Any] = {
-    "task": {"name": "few-shot-sums", "size": 32, "low": 0, "high": 1, "answer_pattern": "[^012]*([012])"},
-    "algorithm": {"prompts": 2, "generations": 8, "max_new_tokens": 6},
-    "optimizer": {"learning_rate": 1e-3},
-    "precision": "fp32",
-    "steps": 3,
-    "fp32_steps": [3],
-}
-
-
-def write(folder: Path, **changes: Any) -> Path:
-    content = {
-        "name": "tiny",
-        "base": str(folder / "base"),
-        "arms": {"base": [], "scrambled": ["vo-rotation:layers=1,2", "head-permutation:layers=1"]},
-        "seeds": [1, 2],
-        "recipe": RECIPE,
-    }
-    path = folder / "experiment.yaml"
-    path.write_text(yaml.safe_dump(content | changes))
-    return path
-
-
-def make_base(folder: Path) -> Path:
-    base = Tiny("llama", 3, 2, 8, layers=3, tied=True, seed=1).save(folder / "base", torch.bfloat16)
-    return with_tokenizer(base)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +37,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def cli(*arguments: object) -> str:
-    command = [sys.executable, "-c", "from scramble.cli import main; main()", *map(str, arguments)]
+    command = [sys.executable, "-c", "from scramble.cli.app import main; main()", *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -150,7 +123,14 @@ def test_a_killed_experiment_loses_no_finished_run_and_goes_on(tmp_path: Path) -
         write(tmp_path, arms={"base": []}, seeds=[1, 2], recipe=RECIPE | {"steps": 2, "fp32_steps": [2]}),
         tmp_path / "out",
     )
-    command = [sys.executable, "-c", "from scramble.cli import main; main()", "experiment", "run", str(path)]
+    command = [
+        sys.executable,
+        "-c",
+        "from scramble.cli.app import main; main()",
+        "experiment",
+        "run",
+        str(path),
+    ]
     command += ["--out", str(out), "--lanes", "1", "--quiet"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 180
@@ -250,7 +230,7 @@ def test_arms_are_contrasted_with_the_base_each_by_itself(done: Path, tmp_path: 
 def test_tables_are_computed_again_when_the_runs_are_others_or_a_table_is_gone(
     done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from interventions import contrast as module
+    from scramble.interventions import contrast as module
 
     experiment = read_experiment(done / "experiment.yaml")
     runs, folder = plan(experiment, done / "out"), done / "out" / "tiny"

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import scramble
-from interventions.contrast import Contrasts, contrast
-from interventions.experiment import Experiment, PlannedRun
-from interventions.verdict import CONCLUSION, verdict
+from scramble.interventions.contrast import Contrasts, contrast
+from scramble.interventions.experiment import Experiment, PlannedRun
+from scramble.interventions.verdict import CONCLUSION, verdict
 from tests.models import Tiny, weights
 
 SCRAMBLES = ("vo-rotation:layers=1", "head-permutation:layers=2")

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interventions.contrast import METRICS, PLACEBO_METRICS, Contrasts
-from interventions.experiment import Experiment
-from interventions.report import write_report
+from scramble.interventions.contrast import METRICS, PLACEBO_METRICS, Contrasts
+from scramble.interventions.experiment import Experiment
+from scramble.interventions.report import write_report
 
 pytestmark = pytest.mark.browser
 TREATED = (5, 9)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interventions.verdict import CONCLUSION, verdict
+from scramble.interventions.verdict import CONCLUSION, verdict
 
 NAN = float("nan")
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from runs.recipe import Recipe
-from runs.records import list_runs
+from scramble.runs.recipe.recipe import Recipe
+from scramble.runs.records.records import list_runs
 from tests.models import Tiny, with_tokenizer
 
 SAMPLING = {"prompts": 2, "generations": 8, "max_new_tokens": 6}

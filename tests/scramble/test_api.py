@@ -13,11 +13,11 @@ import pytest
 import torch
 
 import scramble
-from scramble.card import BASE_CARD, CARD
 from scramble.errors import ManifestError, MismatchError, SelectionError
 from scramble.symmetries import Rotation, act
 from scramble.symmetries.orthogonal import haar
 from scramble.symmetries.products import products_on
+from scramble.transforms.card import BASE_CARD, CARD
 from tests.conftest import Command
 from tests.models import Tiny, weights
 
@@ -44,7 +44,7 @@ def test_importing_the_package_loads_nothing() -> None:
 
 
 def test_the_functions_are_those_of_the_commands() -> None:
-    from scramble.cli import app
+    from scramble.cli.app import app
 
     commands = {command.callback.__name__ for command in app.registered_commands if command.callback}
     assert {"apply", "invert", "fold", "verify"} <= commands & set(dir(scramble))
@@ -130,7 +130,7 @@ def test_verify_prints_layers_and_runs_on_text(checkpoint: Path, tmp_path: Path,
 def test_products_on_a_torch_device_agree_with_numpy() -> None:
     rng = np.random.default_rng(0)
     rotation = Rotation("v", ("kv_head",), np.stack([haar(6, rng) for _ in range(3)]))
-    from scramble.axes import parse
+    from scramble.architecture.axes import parse
 
     layout, sizes = parse("hidden (kv_head group v)"), {"kv_head": 3, "group": 2, "v": 6, "hidden": 5}
     values = rng.standard_normal((5, 36))

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from scramble import families
-from scramble.families import Constraint
-from scramble.families.qwen2 import QWEN2
+from scramble.architecture import Constraint
+from scramble.families.rms_norm.qwen2 import QWEN2
 from tests.conftest import Command
 from tests.models import Tiny, digest, edit_config, weights
 

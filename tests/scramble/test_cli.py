@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from scramble import cli
-from scramble.printing import records
+from scramble.present.printing import records
 from scramble.symmetries import SYMMETRIES
 from tests.conftest import Command
 from tests.models import Tiny
@@ -24,7 +24,7 @@ HEAVY = ("torch", "transformers", "pandas", "scipy", "matplotlib", "trl", "numpy
 
 def test_help_loads_nothing_heavy() -> None:
     script = (
-        "import sys\nfrom scramble.cli import main\nsys.argv = ['scramble', '--help']\n"
+        "import sys\nfrom scramble.cli.app import main\nsys.argv = ['scramble', '--help']\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         f"loaded = [name for name in {HEAVY!r} if name in sys.modules]\nassert not loaded, loaded"
     )
@@ -43,7 +43,7 @@ def test_commands_join_once_however_often_the_command_is_called(command: Command
 
 def test_apply_without_verification_needs_no_torch(checkpoint: Path) -> None:
     script = (
-        "import sys\nfrom scramble.cli import main\n"
+        "import sys\nfrom scramble.cli.app import main\n"
         f"sys.argv = ['scramble', 'apply', '--layers', '0', '--no-verify', {str(checkpoint)!r}]\n"
         "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
         "assert 'torch' not in sys.modules and 'pandas' not in sys.modules"
@@ -124,7 +124,7 @@ def test_a_hub_id_is_looked_up_with_its_revision(
 
 
 def test_version(command: Command) -> None:
-    from scramble import __version__
+    from scramble._version import __version__
 
     assert command("--version").out.strip() == __version__
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from tests.models import weights
+from tests.models import Tiny, edit_config, weights
 
 Tensors = dict[str, torch.Tensor]
 
@@ -35,3 +35,26 @@ def moved(start: Path, end: Path, share: dict[str, float], seed: int = 0) -> Pat
                 at = torch.randperm(value.numel(), generator=generator)[:count]
                 value.view(-1)[at] += 1
     return folder(end, tensors, **json.loads((start / "config.json").read_text()))
+
+
+def further(folder: Path) -> Path:
+    """DeepSeek-V3 with a layer behind the last, which predicts a further token."""
+    tiny = Tiny("deepseek_v3", 2, 1, 8, 2, seed=2)
+    base = tiny.save(folder / "base")
+    tensors = weights(base)
+    hidden, generator = tensors["model.norm.weight"].shape[0], torch.Generator().manual_seed(3)
+    last = {
+        name.replace("layers.1.", "layers.2."): torch.randn(
+            value.shape, generator=generator, dtype=torch.float64
+        )
+        for name, value in tensors.items()
+        if "layers.1." in name
+    }
+    shapes = {"embed_tokens.weight": (31, hidden), "enorm.weight": (hidden,), "hnorm.weight": (hidden,)}
+    shapes |= {"eh_proj.weight": (hidden, 2 * hidden), "shared_head.norm.weight": (hidden,)}
+    shapes |= {"shared_head.head.weight": (31, hidden)}
+    for name, shape in shapes.items():
+        last[f"model.layers.2.{name}"] = torch.randn(shape, generator=generator, dtype=torch.float64)
+    save_file(tensors | last, base / "model.safetensors", metadata={"format": "pt"})
+    edit_config(base, num_nextn_predict_layers=1)
+    return base

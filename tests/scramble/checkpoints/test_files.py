@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 from scramble.checkpoints import open_checkpoint, target_of
+from scramble.measures.pairs.ends import split
 from scramble.operations.apply import apply
 from scramble.operations.fold import fold
 from scramble.operations.invert import invert
 from scramble.operations.verify import verify
-from scramble.updates.ends import split
 from tests.conftest import Command
 from tests.models import Tiny, digest, edit_config, logits, weights
 

@@ -107,7 +107,7 @@ def hub(checkpoint: Path) -> Iterator[Hub]:
 
 def scramble(tmp_path: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """`scramble ARGS` in a process of its own, because huggingface_hub reads the environment once."""
-    command = [sys.executable, "-c", "from scramble.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from scramble.cli.app import main; main()", *arguments]
     home = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
     (tmp_path / "work").mkdir(exist_ok=True)
     return subprocess.run(

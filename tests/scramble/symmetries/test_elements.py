@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest, ortho_group
 
-from scramble.axes import parse
+from scramble.architecture.axes import parse
 from scramble.checkpoints import STORAGES
 from scramble.families import architecture
 from scramble.symmetries import SYMMETRIES, Element, Permutation, Rotation, SignedPermutation, act, symmetry
 from scramble.symmetries.draws import generator
 from scramble.symmetries.orthogonal import haar, power
-from scramble.transform import rounded
+from scramble.transforms.rounding import rounded
 from tests.models import Tiny
 
 SIZES = {"kv_head": 3, "group": 2, "qk": 4, "v": 5, "hidden": 7}

@@ -1,0 +1,1 @@
+"""What a task asks and how answers are read: examples, rows, cells."""

@@ -1,0 +1,1 @@
+"""Child processes that check answers and make prompts."""

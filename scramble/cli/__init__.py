@@ -1,0 +1,1 @@
+"""The command line: options, and one file a group of commands."""

@@ -1,0 +1,1 @@
+"""Whether two checkpoints compute one function."""

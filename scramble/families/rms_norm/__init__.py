@@ -1,0 +1,1 @@
+"""Dense families whose norms are RMS norms."""

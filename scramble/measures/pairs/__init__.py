@@ -1,0 +1,1 @@
+"""Two checkpoints of one run, read as one update."""

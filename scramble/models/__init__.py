@@ -1,0 +1,1 @@
+"""Running a checkpoint's transformers model, one decoder layer at a time."""

@@ -1,0 +1,224 @@
+"""What every command prints, and the options that say how: results on standard output, progress beside."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scramble.errors import TargetError, install
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+Row = Mapping[str, Any]
+
+
+class Format(StrEnum):
+    """How a result is printed on standard output."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+def _checked_table(path: Path | None) -> Path | None:
+    """Before anything is computed."""
+    if path is not None and path.suffix not in (".csv", ".json", ".parquet"):
+        raise TargetError(f"{path}: a table is written as .csv, .json or .parquet")
+    if path is not None and not path.parent.is_dir():
+        raise TargetError(f"{path}: its folder {path.parent} does not exist")
+    return path
+
+
+def _checked_plot(path: Path | None) -> Path | None:
+    """Before anything is computed."""
+    if path is not None:
+        from scramble.present.plots import check_target
+
+        check_target(path)
+    return path
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write what `--plot` asked for.
+
+    Raises:
+        TargetError: it cannot be written.
+    """
+    from scramble.present.plots import save
+
+    save(figure, path)
+
+
+def _quieten(asked: bool) -> bool:
+    """huggingface_hub has bars of its own, and reads this when it is imported."""
+    if asked:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    return asked
+
+
+FormatOption = Annotated[Format, typer.Option("--format", help="How the result is printed.")]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress on standard error.", callback=_quieten)
+]
+TableOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--table", help="Write the rows into this .csv, .json or .parquet file too.", callback=_checked_table
+    ),
+]
+PlotOption = Annotated[
+    Path | None,
+    typer.Option("--plot", help="Draw the figure into this .svg or .png file.", callback=_checked_plot),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing target.")]
+OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write.")]
+
+
+def reporter(quiet: bool) -> Callable[[str], None]:
+    """Where progress goes: standard error, or nowhere."""
+    return (lambda message: None) if quiet else (lambda message: typer.echo(message, err=True))
+
+
+@contextmanager
+def counter(what: str, quiet: bool) -> Iterator[Callable[..., None]]:
+    """A progress bar with time left on standard error; yields `advance(done, total, text="")`."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    shown = TextColumn("{task.fields[text]}", markup=False)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), shown)
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=None, text="")
+        yield lambda done, total, text="": bar.update(task, completed=done, total=total, text=text)
+
+
+def emit(
+    rows: Sequence[Row],
+    meta: Mapping[str, Any],
+    format: Format,
+    table: Path | None = None,
+    *,
+    details: Sequence[str] = (),
+) -> None:
+    """Print a result: rows under `rows` and `meta` beside them (JSON), or the rows alone (CSV, table).
+
+    Args:
+        table: a file that the same rows are written into, in the format of its name.
+        details: columns that a printed table leaves to the other formats.
+    """
+    if table:
+        _write_table(rows, meta, table)
+    if format is Format.json:
+        sys.stdout.write(_json(rows, meta))
+    elif format is Format.csv:
+        sys.stdout.write(_csv(rows))
+    else:
+        hidden = [name for name in details if rows and name in rows[0]]
+        shown = [{name: value for name, value in row.items() if name not in hidden} for row in rows]
+        more = {"also in csv and json": ", ".join(hidden)} if hidden else {}
+        _print_table(shown, {**meta, **more})
+
+
+def records(table: pandas.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a data frame with None for what is missing."""
+    import pandas
+
+    return [
+        {str(name): None if pandas.isna(value) else value for name, value in row.items()}
+        for row in table.astype(object).to_dict("records")
+    ]
+
+
+def _write_table(rows: Sequence[Row], meta: Mapping[str, Any], path: Path) -> None:
+    try:
+        if path.suffix == ".parquet":
+            import pandas
+
+            frame = pandas.DataFrame([dict(row) for row in rows])
+            frame.attrs = {name: str(value) for name, value in meta.items()}
+            frame.to_parquet(path, index=False)
+        else:
+            path.write_text(_csv(rows) if path.suffix == ".csv" else _json(rows, meta))
+    except ImportError:
+        raise TargetError(f"{path}: Parquet needs pyarrow: {install('parquet')}") from None
+    except OSError as error:
+        raise TargetError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _json(rows: Sequence[Row], meta: Mapping[str, Any]) -> str:
+    content = _finite({"meta": dict(meta), "rows": [dict(row) for row in rows]})
+    return json.dumps(content, indent=2, default=str, allow_nan=False) + "\n"
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [])
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null stands for them."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _print_table(rows: Sequence[Row], meta: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    rows, runs = _numbered_runs(rows)
+    for key, value in {**meta, **runs}.items():
+        console.print(f"{key}: {_cell(value)}", highlight=False, markup=False, soft_wrap=True)
+    names = [name for name in (rows[0] if rows else {}) if any(row[name] is not None for row in rows)]
+    if not names:
+        return
+    table = Table(show_edge=False, box=None, pad_edge=False)
+    for name in names:
+        numeric = all(isinstance(row[name], int | float | None) for row in rows)
+        # Long names break at their underscores, never inside a word.
+        heading = name.replace("_", "_\n") if len(names) > 12 else name
+        table.add_column(
+            heading, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric, min_width=4
+        )
+    for row in rows:
+        table.add_row(*(_cell(row[name]) for name in names))
+    console.print(table, highlight=False, markup=False)
+
+
+def _numbered_runs(rows: Sequence[Row]) -> tuple[Sequence[Row], dict[str, str]]:
+    """Runs by number, where there are several, and what the numbers stand for; for reading only."""
+    columns = [name for name in (rows[0] if rows else {}) if name in ("run", "run_a", "run_b")]
+    runs = list(dict.fromkeys(str(row[name]) for name in columns for row in rows))
+    if len(runs) < 2:
+        return rows, {}
+    numbers = {run: str(number) for number, run in enumerate(runs, 1)}
+    found = [{**row, **{name: numbers[str(row[name])] for name in columns}} for row in rows]
+    return found, {f"run {number}": run for run, number in numbers.items()}
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4f}" if 0.1 <= abs(value) < 1e4 else f"{value:.3g}"
+    return str(value)

@@ -1,0 +1,1 @@
+"""Group elements chosen, drawn, recorded and applied to stored tensors."""

@@ -1,0 +1,243 @@
+"""`scramble.json`: what was done to a checkpoint, and the group elements that undo it.
+
+The stored elements are the record, not the seed: an inverse never depends on a generator's version. They
+lie in a folder of their own, because loaders take every safetensors file beside a single-file model for
+weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from scramble.architecture.axes import Array
+from scramble.checkpoints import Checkpoint
+from scramble.errors import ManifestError
+from scramble.symmetries import KINDS, Element, ElementKind
+
+Elements = Mapping[str, Array]
+"""Key to data, as in the elements file."""
+
+MANIFEST = "scramble.json"
+ELEMENTS = "scramble/elements.safetensors"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ElementRecord(_Record):
+    """One stored element; `key` names its tensor in the elements file."""
+
+    key: str
+    kind: ElementKind
+    axis: str
+    over: tuple[str, ...]
+
+    def element(self, stored: Elements) -> Element:
+        """The element, from the arrays of the elements file."""
+        return KINDS[self.kind](self.axis, self.over, stored[self.key])
+
+
+class Step(_Record):
+    """One symmetry in one layer, or (`layer` None) in the whole model; its elements act in order."""
+
+    symmetry: str
+    options: dict[str, Any]
+    layer: Annotated[int, Field(ge=0)] | None
+    seed: int
+    group: str
+    elements: tuple[ElementRecord, ...]
+
+
+class TouchedTensor(_Record):
+    """A tensor that changed: sha256 of its bytes, stored dtype, and `||rounded - exact|| / ||exact||`."""
+
+    before: str
+    after: str
+    dtype: str
+    rounding_error: float
+
+
+class Source(_Record):
+    """The checkpoint that was scrambled. `hash` covers headers, sizes and touched tensors, or every byte."""
+
+    path: str
+    hash: str
+    hash_kind: Literal["touched", "full"]
+
+    def is_of(self, checkpoint: Checkpoint, touched: Iterable[str]) -> bool:
+        """Whether a checkpoint is the one that was hashed."""
+        names = list(touched)
+        held = not set(names) - checkpoint.tensors.keys()
+        return held and self.hash == checkpoint.hash(names, full=self.hash_kind == "full")
+
+
+class LayerErrors(_Record):
+    """`||difference|| / ||hidden states||` where they leave a layer, in the base's frame."""
+
+    layer: int
+    algebra: float | None = None
+    storage: float
+    noise: float
+
+
+class Equivalence(_Record):
+    """The verdict of `scramble.verify`; `None` where a check did not run.
+
+    Errors are `||difference|| / ||logits||`; `weights_off` counts stored weights that are not the transformed
+    ones rounded to nearest; `kl` is the stored model's mean KL divergence from the base in nats a token;
+    `floor_ratio` is storage error over noise floor.
+    """
+
+    verdict: Literal["equivalent", "not equivalent"]
+    algebra_error: float | None
+    algebra_bound: float | None
+    weights_off: int | None
+    storage_error: float
+    noise_floor: float
+    floor_ratio: float | None = None
+    kl: float | None = None
+    top1_agreement: float | None = None
+    arithmetic: str
+    tokens: int
+    storage_bound: float | None = None
+    layers: tuple[LayerErrors, ...] = ()
+
+    def failed(self) -> str:
+        """The checks that did not pass, in words."""
+        bad = [one for one in self.checks() if not one["passed"]]
+        return "; ".join(f"{one['check']} {one['value']:.3g} exceeds {one['bound']:.3g}" for one in bad)
+
+    def checks(self) -> list[dict[str, Any]]:
+        """The checks that ran: value, bound, and whether it passed."""
+        ran = [
+            ("algebra", self.algebra_error, self.algebra_bound),
+            ("weights_off", self.weights_off, 0),
+            ("storage", self.storage_error, self.storage_bound),
+        ]
+        return [
+            {"check": name, "value": value, "bound": bound, "passed": value <= bound}
+            for name, value, bound in ran
+            if value is not None and bound is not None
+        ]
+
+
+class Scramble(_Record):
+    """One call of `apply`."""
+
+    version: str
+    source: Source
+    steps: tuple[Step, ...]
+    tensors: dict[str, TouchedTensor]
+    equivalence: Equivalence | None = None
+
+
+class Fold(_Record):
+    """Norm gains moved into the weights that read them; the folded checkpoint is a base of its own."""
+
+    version: str
+    source: Source
+    tensors: dict[str, TouchedTensor]
+    equivalence: Equivalence | None = None
+
+
+class Manifest(_Record):
+    """Everything that was applied, oldest first."""
+
+    format: Literal[1] = 1
+    family: str
+    fold: Fold | None = None
+    scrambles: tuple[Scramble, ...]
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Manifest:
+        if self.fold is None and not self.scrambles:
+            raise ValueError("neither a fold nor a scramble")
+        return self
+
+    @property
+    def touched(self) -> dict[str, TouchedTensor]:
+        """Every tensor that changed, as the last scramble that touched it left it."""
+        return {name: record for scramble in self.scrambles for name, record in scramble.tensors.items()}
+
+    @property
+    def steps(self) -> list[Step]:
+        return [step for scramble in self.scrambles for step in scramble.steps]
+
+
+def has_manifest(folder: Path) -> bool:
+    return (folder / MANIFEST).exists()
+
+
+def is_scrambled(folder: Path) -> bool:
+    """Whether a folder has a manifest with scrambles; a folded base has one without."""
+    return has_manifest(folder) and bool(read_manifest(folder)[0].scrambles)
+
+
+def read_manifest(folder: Path) -> tuple[Manifest, Elements]:
+    """The manifest of a scrambled checkpoint and its elements.
+
+    Raises:
+        ManifestError: missing, damaged, or an element that is not in its group.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+        elements = load_file(folder / ELEMENTS) if manifest.scrambles else {}
+    except (FileNotFoundError, NotADirectoryError) as error:
+        where = error.filename or folder / ELEMENTS
+        raise ManifestError(f"{where}: missing; give the folder of a scrambled checkpoint") from None
+    except OSError as error:
+        raise ManifestError(f"{error.filename or folder}: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise ManifestError(f"{folder / MANIFEST}: {where}: {first['msg']}") from None
+    except SafetensorError as error:
+        raise ManifestError(f"{folder / ELEMENTS}: {error}") from None
+    for step in manifest.steps:
+        for record in step.elements:
+            if record.key not in elements:
+                raise ManifestError(f"{folder / ELEMENTS}: no element '{record.key}'")
+            if fault := record.element(elements).fault():
+                raise ManifestError(f"{folder / ELEMENTS}: '{record.key}' is {fault}")
+    return manifest, elements
+
+
+def write_elements(path: Path, elements: Elements) -> None:
+    from safetensors.numpy import save_file
+
+    path.parent.mkdir(exist_ok=True)
+    save_file(dict(elements), path, metadata={"format": "pt"})
+
+
+def check_scrambled(manifest: Manifest, start: Checkpoint) -> None:
+    """Refuse a checkpoint that is not what its manifest says, as one that was trained since.
+
+    Raises:
+        ManifestError: a touched tensor has another hash than the recorded one.
+    """
+    for name, record in manifest.touched.items():
+        if start.tensor_hash(name) != record.after:
+            raise ManifestError(
+                f"{start.folder}: '{name}' is not as its manifest says; was it changed since?"
+            )
+
+
+def check_source(manifest: Manifest, base: Checkpoint) -> None:
+    """Refuse a base that is not the checkpoint that was scrambled first.
+
+    Raises:
+        ManifestError: the hash of `base` is not the recorded one.
+    """
+    first = manifest.scrambles[0]
+    if first.tensors.keys() - base.tensors.keys():
+        raise ManifestError(f"{base.folder}: not the checkpoint that was scrambled, it lacks tensors")
+    if not first.source.is_of(base, first.tensors):
+        raise ManifestError(f"{base.folder}: not the checkpoint that was scrambled ({first.source.path})")
