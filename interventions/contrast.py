@@ -24,7 +24,7 @@ from scramble.measures.pairs.pooling import pool
 from scramble.measures.updates.ratios import pair_ratios
 from scramble.measures.updates.resampling import resampled
 from scramble.measures.updates.tables import PAIR, count_pairs
-from scramble.transforms.manifest import is_scrambled
+from scramble.transforms.record import find_record
 
 METRICS = [
     "jaccard",
@@ -98,7 +98,8 @@ def contrast(
             f"{experiment.name}: {len(finished)} finished run(s), a contrast needs two or more"
         )
     base = locate(experiment.base)
-    origin = None if is_scrambled(base) else base
+    record = find_record(base)
+    origin = None if record and record.is_scrambled else base
     opened = [
         ends(run.start, end(run), aligned=True, base=origin, placebos=experiment.placebos) for run in finished
     ]

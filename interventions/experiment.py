@@ -19,7 +19,7 @@ from scramble.runs.engine.run import start_hash
 from scramble.runs.recipe.recipe import Recipe, parse, read_yaml
 from scramble.runs.records.folder import RunFolder, run_folder
 from scramble.symmetries import Symmetry
-from scramble.transforms.manifest import has_manifest, read_manifest
+from scramble.transforms.record import find_record, read_record
 
 
 class Arm(BaseModel):
@@ -200,8 +200,8 @@ def prepare(experiment: Experiment, out: Path, report: Any = lambda message: Non
 
 def treatment(start: Path, base: Path) -> dict[str, str]:
     """Tensor name to the symmetries that an arm's start adds to those of the base, joined by ` + `."""
-    manifest, _ = read_manifest(start)
-    inherited = len(read_manifest(base)[0].steps) if has_manifest(base) else 0
+    manifest, before = read_record(start).manifest, find_record(base)
+    inherited = len(before.manifest.steps) if before else 0
     architecture = open_checkpoint(start).architecture
     touched = {name for done in manifest.scrambles for name in done.tensors}
     found: dict[str, list[str]] = {}

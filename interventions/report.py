@@ -16,7 +16,7 @@ from scramble.interventions.regime import described
 from scramble.interventions.verdict import verdict
 from scramble.present.page import render
 from scramble.present.plots import svg, write_both
-from scramble.transforms.manifest import has_manifest, read_manifest
+from scramble.transforms.record import find_record
 
 _SHOWN = ["treatment", "contrast", "frame", "pairs", "jaccard", "jaccard_low", "jaccard_high", "chance"]
 _SHOWN += ["rounding_only", "placebo_jaccard", "placebo_jaccard_least", "placebo_jaccard_most"]
@@ -110,9 +110,8 @@ def _place(layer: int | None) -> str:
 def _certificates(runs: Sequence[PlannedRun]) -> list[dict[str, Any]]:
     rows = []
     for arm, start in dict.fromkeys((run.arm, run.start) for run in runs):
-        if not has_manifest(start):
-            continue
-        for done in read_manifest(start)[0].scrambles:
+        record = find_record(start)
+        for done in record.manifest.scrambles if record else ():
             steps = ", ".join(
                 f"{step.symmetry} in {_place(step.layer)} ({step.group})" for step in done.steps
             )

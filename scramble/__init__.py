@@ -17,10 +17,11 @@ from scramble._version import __version__
 
 if TYPE_CHECKING:
     from scramble.operations.apply import apply
-    from scramble.operations.compose import Transform, compose
+    from scramble.operations.compose import compose
     from scramble.operations.fold import fold
     from scramble.operations.invert import invert
     from scramble.operations.verify import verify
+    from scramble.transforms.plan import Transform
 
 __all__ = ["Transform", "__version__", "apply", "compose", "fold", "invert", "verify"]
 _MODULES = {"Transform": "compose"}

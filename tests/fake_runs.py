@@ -9,8 +9,7 @@ from safetensors.torch import save_file
 
 from scramble.checkpoints import open_checkpoint
 from scramble.symmetries import act
-from scramble.transforms.actions import recorded, resolve
-from scramble.transforms.manifest import read_manifest
+from scramble.transforms.record import read_record
 from tests.models import weights
 
 
@@ -29,9 +28,8 @@ def train(start: Path, end: Path, seed: int, dtype: torch.dtype = torch.float32)
 
 def transported(base: Path, start: Path, end: Path, target: Path) -> Path:
     """The same training in the scrambled frame: `start + R(end - base)`, by the manifest, in float64."""
-    manifest, elements = read_manifest(start)
     checkpoint = open_checkpoint(start)
-    touched = resolve(checkpoint, recorded(manifest, elements, checkpoint))
+    touched = read_record(start).transform(checkpoint).actions
     old, new, scrambled = weights(base), weights(end), weights(start)
     tensors = {}
     for name, value in scrambled.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 
 import numpy as np
 
@@ -11,17 +11,18 @@ from scramble.architecture.axes import Array
 from scramble.checkpoints import Checkpoint
 from scramble.equivalence.certify import Claim
 from scramble.errors import ManifestError
-from scramble.transforms.actions import Action, Actions, Stage, inverse, recall, resolve_tied
 from scramble.transforms.folding import folded
-from scramble.transforms.manifest import has_manifest, read_manifest
+from scramble.transforms.plan import Action, Actions, Transform
+from scramble.transforms.record import find_record
 from scramble.transforms.rounding import exact, off, rounded
 
 
 def recorded_claim(base: Checkpoint, model: Checkpoint) -> Claim | None:
     """What the manifest of `model` claims, if it passes through `base`."""
-    if not has_manifest(model.folder):
+    record = find_record(model.folder)
+    if record is None:
         return None
-    manifest, elements = read_manifest(model.folder)
+    manifest = record.manifest
     family = model.architecture.family.name
     if manifest.family != family:
         raise ManifestError(
@@ -39,20 +40,22 @@ def recorded_claim(base: Checkpoint, model: Checkpoint) -> Claim | None:
         return claim_of_fold(base, model)
     for place, done in enumerate(manifest.scrambles):
         if done.source.is_of(base, done.tensors):
-            stages = [recall(base.architecture, one.steps, elements) for one in manifest.scrambles[place:]]
-            return claim(base, model, stages)
+            return claim(model, record.stages(base, place))
     return None
 
 
-def claim(base: Checkpoint, model: Checkpoint, stages: Sequence[Stage]) -> Claim:
-    """What scrambles between the two claim; each stage was rounded once."""
-    whole = [one for stage in stages for one in stage]
-    touched, resolved, sizes = (
-        resolve_tied(base, whole),
-        [resolve_tied(base, stage) for stage in stages],
-        base.architecture.sizes,
-    )
-    back = [element for layer, element in inverse(whole) if layer is None and element.axis == "hidden"]
+def claim(model: Checkpoint, stages: Sequence[Transform]) -> Claim:
+    """What `model` should be if it was made from the base of these scrambles; each was rounded once.
+
+    Args:
+        stages: transforms of the base, one or more.
+    """
+    base = stages[0].checkpoint
+    whole = stages[0] if len(stages) == 1 else reduce(Transform.then, stages)
+    touched, resolved = whole.actions_with_tied, [stage.actions_with_tied for stage in stages]
+    sizes = base.architecture.sizes
+    undone = whole.inverse().stage
+    back = [element for layer, element in undone if layer is None and element.axis == "hidden"]
 
     def values(name: str, action: Action) -> Array:
         return exact(base.words(action.source), base.storage(name), action.layout, sizes, action.elements)

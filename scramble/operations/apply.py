@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scramble._version import __version__
-from scramble.checkpoints import PARTIAL, Checkpoint, locate, open_checkpoint, staging, target_of
-from scramble.equivalence.certify import certify
+from scramble.checkpoints import Checkpoint, locate, open_checkpoint, staging, target_of
 from scramble.equivalence.claims import claim
-from scramble.errors import NotEquivalentError, SelectionError, SymmetryError
+from scramble.errors import SelectionError, SymmetryError
+from scramble.operations.ending import Report, certified, publish
 from scramble.symmetries import Symmetry, symmetry
 from scramble.symmetries.products import products_on
-from scramble.transforms.actions import draw_steps, recall, resolve, uneven_gain
-from scramble.transforms.card import CARD, card, renamed
-from scramble.transforms.manifest import (
-    ELEMENTS,
-    MANIFEST,
-    Elements,
-    Manifest,
-    Scramble,
-    Source,
-    Step,
-    TouchedTensor,
-    has_manifest,
-    read_manifest,
-    write_elements,
-)
+from scramble.transforms.card import renamed
+from scramble.transforms.draw import draw
+from scramble.transforms.manifest import ELEMENTS, Manifest, Scramble, Source, Step, TouchedTensor
+from scramble.transforms.plan import uneven_gain
+from scramble.transforms.record import find_record, write_elements
 from scramble.transforms.rewrite import left_out, rewrite
 from scramble.transforms.selection import DEFAULT_SYMMETRIES, requests
 from scramble.transforms.selection import layers as numbers_of
-
-Report = Callable[[str], None]
 
 
 def apply(
@@ -68,19 +56,13 @@ def apply(
     """
     source, target = locate(model), target_of(model, out, "scrambled")
     checkpoint = open_checkpoint(source)
-    architecture = checkpoint.architecture
     chosen = choose(checkpoint, symmetries, layers)
 
-    earlier: tuple[Scramble, ...] = ()
-    elements: Elements = {}
-    fold = None
-    if has_manifest(source):
-        before, elements = read_manifest(source)
-        earlier, fold = before.scrambles, before.fold
-    steps, stored = draw_steps(architecture, chosen, seed, str(len(earlier)))
-    _refuse_repeats([step for done in earlier for step in done.steps] + steps)
-    forward = recall(architecture, steps, stored)
-    touched = resolve(checkpoint, forward)
+    before = find_record(source)
+    earlier = before.manifest.scrambles if before else ()
+    drawn = draw(checkpoint, chosen, seed, str(len(earlier)))
+    _refuse_repeats([*(step for done in earlier for step in done.steps), *drawn.steps])
+    touched = drawn.transform.actions
 
     with staging(target, force=force, keep=source) as stage:
         report(f"writing {len(touched)} touched tensors of {len(checkpoint.tensors)}")
@@ -89,33 +71,26 @@ def apply(
         with products_on(device):
             records = rewrite(checkpoint, stage, touched, renamed(source))
         _refuse_undone(earlier, records)
-        write_elements(stage.folder / ELEMENTS, {**elements, **stored})
+        write_elements(stage.folder / ELEMENTS, {**(before.elements if before else {}), **drawn.elements})
         stage.sync()
+        known = {name: record.before for name, record in records.items()}
         done = Scramble(
             version=__version__,
-            source=Source(
-                path=str(source),
-                hash=checkpoint.hash(
-                    touched, full=full_hash, known={name: record.before for name, record in records.items()}
-                ),
-                hash_kind="full" if full_hash else "touched",
-            ),
-            steps=tuple(steps),
+            source=Source.of(checkpoint, touched, full=full_hash, known=known),
+            steps=drawn.steps,
             tensors=records,
         )
         if check:
-            report("verifying")
-            written = open_checkpoint(stage.folder, suffix=PARTIAL, described_by=source)
-            done.equivalence = certify(checkpoint, written, claim(checkpoint, written, [forward]))
-            if done.equivalence.verdict != "equivalent":
-                raise NotEquivalentError(
-                    f"{target}: not equivalent to {source}, nothing was written: {done.equivalence.failed()}"
-                )
-        manifest = Manifest(family=architecture.family.name, fold=fold, scrambles=(*earlier, done))
-        origin = str(model) if not earlier else earlier[0].source.path
-        stage.write(CARD, card(target.name, origin, manifest).encode())
-        stage.write(MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
-        stage.commit()
+            done.equivalence = certified(
+                stage,
+                checkpoint,
+                lambda written: claim(written, [drawn.transform]),
+                described_by=source,
+                report=report,
+            )
+        fold = before.manifest.fold if before else None
+        manifest = Manifest(family=checkpoint.architecture.family.name, fold=fold, scrambles=(*earlier, done))
+        publish(stage, manifest, earlier[0].source.path if earlier else str(model))
     return manifest
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,12 +21,13 @@ from scramble.architecture.axes import Array
 from scramble.checkpoints import PARTIAL, Checkpoint, locate, open_checkpoint, staging, target_of
 from scramble.checkpoints.extend import extend
 from scramble.checkpoints.shard import TensorEntry
-from scramble.equivalence.certify import certify
 from scramble.equivalence.claims import claim_of_fold
-from scramble.errors import NotEquivalentError, SymmetryError
-from scramble.transforms.card import CARD, card, renamed
+from scramble.errors import SymmetryError
+from scramble.operations.ending import Report, certified, publish
+from scramble.transforms.card import renamed
 from scramble.transforms.folding import folded
-from scramble.transforms.manifest import MANIFEST, Fold, Manifest, Source, TouchedTensor, has_manifest
+from scramble.transforms.manifest import Fold, Manifest, Source, TouchedTensor
+from scramble.transforms.record import has_manifest
 from scramble.transforms.rewrite import copy_side_files, left_out
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def fold(
     check: bool = True,
     force: bool = False,
     full_hash: bool = False,
-    report: Callable[[str], None] = lambda message: None,
+    report: Report = lambda message: None,
 ) -> Manifest:
     """Write a folded copy of a model, verified before it gets its name.
 
@@ -87,27 +87,15 @@ def fold(
         config = checkpoint.config | ({"tie_word_embeddings": False} if checkpoint.tied else {})
         stage.write("config.json" + PARTIAL, (json.dumps(config, indent=2) + "\n").encode())
         stage.sync()
-        done = Fold(
-            version=__version__,
-            source=Source(
-                path=str(source),
-                hash=checkpoint.hash(checkpoint.tensors.keys() & exact.keys(), full=full_hash),
-                hash_kind="full" if full_hash else "touched",
-            ),
-            tensors=dict(sorted(records.items())),
-        )
+        source_record = Source.of(checkpoint, checkpoint.tensors.keys() & exact.keys(), full=full_hash)
+        done = Fold(version=__version__, source=source_record, tensors=dict(sorted(records.items())))
         if check:
-            report("verifying")
-            written = open_checkpoint(stage.folder, suffix=PARTIAL)
-            done.equivalence = certify(checkpoint, written, claim_of_fold(checkpoint, written))
-            if done.equivalence.verdict != "equivalent":
-                raise NotEquivalentError(
-                    f"{target}: not equivalent to {source}, nothing was written: {done.equivalence.failed()}"
-                )
-        manifest = Manifest(family=checkpoint.architecture.family.name, fold=done, scrambles=())
-        stage.write(CARD, card(target.name, str(model), manifest).encode())
-        stage.write(MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
-        stage.commit()
+            done.equivalence = certified(
+                stage, checkpoint, lambda written: claim_of_fold(checkpoint, written), report=report
+            )
+        family = checkpoint.architecture.family.name
+        manifest = Manifest(family=family, fold=done, scrambles=())
+        publish(stage, manifest, str(model))
     return manifest
 
 

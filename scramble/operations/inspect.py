@@ -9,8 +9,8 @@ from typing import Any
 
 from scramble.checkpoints import open_checkpoint
 from scramble.symmetries import SYMMETRIES
-from scramble.transforms.actions import uneven_gain
-from scramble.transforms.manifest import has_manifest, read_manifest
+from scramble.transforms.plan import uneven_gain
+from scramble.transforms.record import find_record
 
 
 def inspect(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -47,8 +47,8 @@ def inspect(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         "axes": ", ".join(f"{axis}={size}" for axis, size in architecture.sizes.items()),
         "scrambles": "none",
     }
-    if has_manifest(folder):
-        manifest = read_manifest(folder)[0]
+    if record := find_record(folder):
+        manifest = record.manifest
         found = dict[str, list[int | None]]()
         for step in manifest.steps:
             found.setdefault(step.symmetry, []).append(step.layer)

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from scramble.checkpoints import locate, open_checkpoint, staging, target_of
 from scramble.errors import ManifestError
-from scramble.transforms.actions import inverse, recorded, resolve
 from scramble.transforms.card import renamed
-from scramble.transforms.manifest import read_manifest
+from scramble.transforms.record import read_record
 from scramble.transforms.rewrite import rewrite
 
 
@@ -35,14 +34,14 @@ def invert(
     """
     source, target = locate(model), target_of(model, out, "inverted")
     checkpoint = open_checkpoint(source)
-    done, elements = read_manifest(Path(manifest or source))
-    if not done.scrambles:
+    record = read_record(Path(manifest or source))
+    if not record.is_scrambled:
         raise ManifestError(f"{manifest or source}: folded, not scrambled; folding is not undone")
-    forward = recorded(done, elements, checkpoint)
-    first = done.scrambles[0].tensors
+    forward = record.transform(checkpoint)
+    first = record.manifest.scrambles[0].tensors
     if all(checkpoint.tensor_hash(name) == record.before for name, record in first.items()):
         raise ManifestError(f"{source}: is in the base's frame already")
-    touched = resolve(checkpoint, inverse(forward))
+    touched = forward.inverse().actions
     with staging(target, force=force, keep=source) as stage:
         rewrite(checkpoint, stage, touched, renamed(source, back=True))
         stage.commit()

@@ -90,7 +90,7 @@ class Rotation:
         return image
 
     def act_on_gain(self, view: Array, names: tuple[str, ...]) -> Array:
-        return view  # equal factors only; `scramble.transforms.actions` refuses others
+        return view  # equal factors only; `scramble.transforms.plan` refuses others
 
     def at(self, position: Mapping[str, int]) -> Rotation:
         return Rotation(self.axis, *_at(self, position))

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from scramble.transforms.manifest import Equivalence, Manifest, has_manifest
+from scramble.transforms.manifest import Equivalence, Manifest
+from scramble.transforms.record import has_manifest
 
 CARD, BASE_CARD = "README.md", "README-base.md"
 

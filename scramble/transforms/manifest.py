@@ -8,14 +8,12 @@ weights.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from scramble.architecture.axes import Array
 from scramble.checkpoints import Checkpoint
-from scramble.errors import ManifestError
 from scramble.symmetries import KINDS, Element, ElementKind
 
 Elements = Mapping[str, Array]
@@ -69,6 +67,25 @@ class Source(_Record):
     hash: str
     hash_kind: Literal["touched", "full"]
 
+    @classmethod
+    def of(
+        cls,
+        checkpoint: Checkpoint,
+        touched: Iterable[str],
+        *,
+        full: bool,
+        known: Mapping[str, str] | None = None,
+    ) -> Source:
+        """The source that a checkpoint is.
+
+        Args:
+            touched: the tensors whose bytes the hash covers.
+            full: cover every byte.
+            known: hashes of tensors that were computed already.
+        """
+        digest = checkpoint.hash(touched, full=full, known=known or {})
+        return cls(path=str(checkpoint.folder), hash=digest, hash_kind="full" if full else "touched")
+
     def is_of(self, checkpoint: Checkpoint, touched: Iterable[str]) -> bool:
         """Whether a checkpoint is the one that was hashed."""
         names = list(touched)
@@ -106,6 +123,11 @@ class Equivalence(_Record):
     tokens: int
     storage_bound: float | None = None
     layers: tuple[LayerErrors, ...] = ()
+
+    @property
+    def equivalent(self) -> bool:
+        """Whether every check that ran has passed."""
+        return self.verdict == "equivalent"
 
     def failed(self) -> str:
         """The checks that did not pass, in words."""
@@ -167,77 +189,3 @@ class Manifest(_Record):
     @property
     def steps(self) -> list[Step]:
         return [step for scramble in self.scrambles for step in scramble.steps]
-
-
-def has_manifest(folder: Path) -> bool:
-    return (folder / MANIFEST).exists()
-
-
-def is_scrambled(folder: Path) -> bool:
-    """Whether a folder has a manifest with scrambles; a folded base has one without."""
-    return has_manifest(folder) and bool(read_manifest(folder)[0].scrambles)
-
-
-def read_manifest(folder: Path) -> tuple[Manifest, Elements]:
-    """The manifest of a scrambled checkpoint and its elements.
-
-    Raises:
-        ManifestError: missing, damaged, or an element that is not in its group.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-        elements = load_file(folder / ELEMENTS) if manifest.scrambles else {}
-    except (FileNotFoundError, NotADirectoryError) as error:
-        where = error.filename or folder / ELEMENTS
-        raise ManifestError(f"{where}: missing; give the folder of a scrambled checkpoint") from None
-    except OSError as error:
-        raise ManifestError(f"{error.filename or folder}: {error.strerror}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise ManifestError(f"{folder / MANIFEST}: {where}: {first['msg']}") from None
-    except SafetensorError as error:
-        raise ManifestError(f"{folder / ELEMENTS}: {error}") from None
-    for step in manifest.steps:
-        for record in step.elements:
-            if record.key not in elements:
-                raise ManifestError(f"{folder / ELEMENTS}: no element '{record.key}'")
-            if fault := record.element(elements).fault():
-                raise ManifestError(f"{folder / ELEMENTS}: '{record.key}' is {fault}")
-    return manifest, elements
-
-
-def write_elements(path: Path, elements: Elements) -> None:
-    from safetensors.numpy import save_file
-
-    path.parent.mkdir(exist_ok=True)
-    save_file(dict(elements), path, metadata={"format": "pt"})
-
-
-def check_scrambled(manifest: Manifest, start: Checkpoint) -> None:
-    """Refuse a checkpoint that is not what its manifest says, as one that was trained since.
-
-    Raises:
-        ManifestError: a touched tensor has another hash than the recorded one.
-    """
-    for name, record in manifest.touched.items():
-        if start.tensor_hash(name) != record.after:
-            raise ManifestError(
-                f"{start.folder}: '{name}' is not as its manifest says; was it changed since?"
-            )
-
-
-def check_source(manifest: Manifest, base: Checkpoint) -> None:
-    """Refuse a base that is not the checkpoint that was scrambled first.
-
-    Raises:
-        ManifestError: the hash of `base` is not the recorded one.
-    """
-    first = manifest.scrambles[0]
-    if first.tensors.keys() - base.tensors.keys():
-        raise ManifestError(f"{base.folder}: not the checkpoint that was scrambled, it lacks tensors")
-    if not first.source.is_of(base, first.tensors):
-        raise ManifestError(f"{base.folder}: not the checkpoint that was scrambled ({first.source.path})")

@@ -13,8 +13,8 @@ from scramble.checkpoints import PARTIAL, Checkpoint, Staging
 from scramble.checkpoints.folder import INDEX, SINGLE
 from scramble.checkpoints.shard import TensorEntry
 from scramble.errors import TargetError
-from scramble.transforms.actions import Actions
 from scramble.transforms.manifest import MANIFEST, TouchedTensor
+from scramble.transforms.plan import Actions
 from scramble.transforms.rounding import rounded
 
 # Where transformers keeps the chat templates of a tokenizer that has several.

@@ -21,8 +21,9 @@ from scramble.measures.pairs.places import Places
 from scramble.measures.pairs.streams import FileStream, Update
 from scramble.runfolder import read_record
 from scramble.symmetries import act
-from scramble.transforms.actions import Actions, inverse, recorded, redrawn, resolve
-from scramble.transforms.manifest import check_scrambled, check_source, is_scrambled, read_manifest
+from scramble.transforms.draw import placebos as draw_placebos
+from scramble.transforms.plan import Actions
+from scramble.transforms.record import check_scrambled, check_source, find_record
 
 Frame = Literal["raw", "aligned"]
 FRAMES: tuple[Frame, ...] = ("raw", "aligned")
@@ -167,16 +168,16 @@ def ends(
     opened, closed = open_checkpoint(start), open_checkpoint(end)
     _same_names(opened, closed)
     run = Run(opened, closed, str(end), _seed(end))
-    if not aligned or not is_scrambled(start):
+    record = find_record(start) if aligned else None
+    if record is None or not record.is_scrambled:
         return run
-    manifest, elements = read_manifest(start)
-    origin = base or Path(manifest.scrambles[0].source.path)
+    origin = base or Path(record.manifest.scrambles[0].source.path)
     if not origin.is_dir():
         raise ManifestError(f"{start}: its base {origin} is not there; say where it is with --base")
     source = open_checkpoint(origin)
-    check_source(manifest, source)
-    undo = resolve(opened, inverse(recorded(manifest, elements, opened)))
-    check_scrambled(manifest, opened)
+    check_source(record.manifest, source)
+    undo = record.transform(opened).inverse().actions
+    check_scrambled(record.manifest, opened)
     for name, action in undo.items():
         if not action.exact and _is_rounded(opened, closed, action.source):
             raise ManifestError(
@@ -184,9 +185,8 @@ def ends(
                 "what rounding hid cannot be rotated back, and overlap would fall for that alone; "
                 f"{_fp32_hint(end)}or use --frame raw"
             )
-    wrong = redrawn(manifest, elements, opened.architecture, placebos)
-    undone = tuple(resolve(opened, inverse(stage)) for stage in wrong)
-    return Run(opened, closed, run.name, run.seed, undo, source, undone)
+    wrong = tuple(placebo.inverse().actions for placebo in draw_placebos(record, opened, placebos))
+    return Run(opened, closed, run.name, run.seed, undo, source, wrong)
 
 
 def _is_rounded(start: Checkpoint, end: Checkpoint, name: str) -> bool:

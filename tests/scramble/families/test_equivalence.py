@@ -20,7 +20,7 @@ from scramble.families import FAMILIES as TABLES
 from scramble.operations.apply import apply
 from scramble.operations.invert import invert
 from scramble.symmetries import SYMMETRIES
-from scramble.transforms.manifest import read_manifest
+from scramble.transforms.record import read_record
 from tests.models import FAMILIES, Tiny, logits, tinies, weights
 
 CHOICES = [("vo-rotation",), ("head-permutation",), ("vo-rotation:shared=true",)]
@@ -131,7 +131,8 @@ def attention(
 
 def origins(folder: Path, layer: int, tiny: Tiny) -> list[tuple[int, int]]:
     """Which old (kv head, member) stands at each new place, read from the stored permutations."""
-    manifest, elements = read_manifest(folder)
+    record = read_record(folder)
+    manifest, elements = record.manifest, record.elements
     count, group = tiny.heads
     heads, members = np.arange(count), np.tile(np.arange(group), (count, 1))
     for step in manifest.steps:
@@ -145,7 +146,8 @@ def origins(folder: Path, layer: int, tiny: Tiny) -> list[tuple[int, int]]:
 
 def stream(folder: Path) -> np.ndarray | None:
     """Which old channel of the residual stream stands at each new place."""
-    manifest, elements = read_manifest(folder)
+    record = read_record(folder)
+    manifest, elements = record.manifest, record.elements
     for step in manifest.steps:
         if step.symmetry == "residual-permutation":
             return elements[step.elements[0].key]
@@ -295,7 +297,7 @@ def test_hadamard_needs_a_power_of_two_and_strength_a_path(tmp_path: Path) -> No
     manifest = apply(
         base, tmp_path / "out", layers="0", symmetries=("vo-rotation:method=hadamard",), check=False
     )
-    _, elements = read_manifest(tmp_path / "out")
+    elements = read_record(tmp_path / "out").elements
     (matrix,) = elements.values()
     np.testing.assert_allclose(np.abs(matrix), 8**-0.5)
     assert manifest.steps[0].options["method"] == "hadamard"

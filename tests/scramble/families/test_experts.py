@@ -19,7 +19,7 @@ from scramble.measures.updates.tables import count_pairs, overlap
 from scramble.operations.apply import apply
 from scramble.operations.invert import invert
 from scramble.symmetries.expert_permutation import ExpertPermutation
-from scramble.transforms.manifest import read_manifest
+from scramble.transforms.record import read_record
 from tests.models import Tiny, logits, weights
 
 MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v3")
@@ -43,7 +43,8 @@ def sparse(family: str) -> str:
 
 def slow(folder: Path, tensors: Tensors, family: str) -> Tensors:
     """What the stored elements make of a base's tensors, entry by entry, by names written here."""
-    manifest, elements = read_manifest(folder)
+    record = read_record(folder)
+    manifest, elements = record.manifest, record.elements
     for step in manifest.steps:
         prefix = f"model.layers.{step.layer}."
         for record in step.elements:
@@ -104,7 +105,7 @@ def test_tensors_move_as_a_slow_definition_says(
         for name, value in new.items():
             assert torch.equal(value, expected[name]), name
         moved = {name for name in old if not torch.equal(old[name], new[name])}
-        assert set(read_manifest(out)[0].touched) >= moved
+        assert set(read_record(out).manifest.touched) >= moved
         assert all(re.search(r"\.(mlp|block_sparse_moe)\.", name) for name in moved)
         reference = logits(base)
         assert torch.linalg.norm(logits(out) - reference) < 1e-10 * torch.linalg.norm(reference)

@@ -19,7 +19,7 @@ from scramble.checkpoints import Staging, open_checkpoint
 from scramble.errors import CheckpointError, ScrambleError
 from scramble.operations.apply import apply
 from scramble.operations.invert import invert
-from scramble.transforms.manifest import read_manifest
+from scramble.transforms.record import read_record
 from tests.conftest import Command
 from tests.models import Tiny, digest, logits, weights
 
@@ -43,7 +43,8 @@ def test_shards_are_kept_and_load(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_the_manifest_records_what_was_done(checkpoint: Path, tmp_path: Path) -> None:
     manifest = apply(checkpoint, tmp_path / "out", layers="1", seed=7)
-    read, elements = read_manifest(tmp_path / "out")
+    record = read_record(tmp_path / "out")
+    read, elements = record.manifest, record.elements
     assert read == manifest
     before, after = open_checkpoint(checkpoint), open_checkpoint(tmp_path / "out")
     (done,) = read.scrambles
@@ -61,7 +62,7 @@ def test_the_manifest_records_what_was_done(checkpoint: Path, tmp_path: Path) ->
 def test_a_full_hash_covers_every_byte(checkpoint: Path, tmp_path: Path, command: Command) -> None:
     found = command("apply", checkpoint, "--layers", 0, "--out", tmp_path / "out", "--hash", "full")
     assert found.code == 0
-    source = read_manifest(tmp_path / "out")[0].scrambles[0].source
+    source = read_record(tmp_path / "out").manifest.scrambles[0].source
     assert (source.hash_kind, source.hash) == ("full", open_checkpoint(checkpoint).hash(full=True))
     changed = tmp_path / "changed"
     apply(checkpoint, changed, layers="1", symmetries=("head-permutation",), check=False)
@@ -174,7 +175,7 @@ apply(pathlib.Path({str(base)!r}), pathlib.Path({str(out)!r}), layers="0", check
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert digest(base) == before
     if step == "commit":
-        assert read_manifest(out)[0].steps[0].seed == 0
+        assert read_record(out).manifest.steps[0].seed == 0
     elif force:
         assert digest(out) == old
     else:
@@ -206,12 +207,12 @@ def test_killed_at_any_moment_it_leaves_no_model_and_the_next_call_succeeds(tmp_
                 with pytest.raises(CheckpointError):
                     open_checkpoint(folder)
         if (tmp_path / "out").exists():
-            assert {step.layer for step in read_manifest(tmp_path / "out")[0].steps} == {0, 1, 2}
+            assert {step.layer for step in read_record(tmp_path / "out").manifest.steps} == {0, 1, 2}
         assert digest(base) == before
     subprocess.run(["rm", "-r", tmp_path / "out"], check=False, capture_output=True)
     subprocess.run(command, check=True, capture_output=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out"]
-    assert {step.layer for step in read_manifest(tmp_path / "out")[0].steps} == {0, 1, 2}
+    assert {step.layer for step in read_record(tmp_path / "out").manifest.steps} == {0, 1, 2}
 
 
 def test_a_damaged_manifest_is_refused(checkpoint: Path, tmp_path: Path, command: Command) -> None:

@@ -16,7 +16,7 @@ from scramble.operations.apply import apply
 from scramble.operations.fold import fold
 from scramble.operations.invert import invert
 from scramble.operations.verify import verify
-from scramble.transforms.manifest import read_manifest
+from scramble.transforms.record import read_record
 from tests.conftest import Command
 from tests.fake_runs import transported
 from tests.families import FOLDABLE, LAYER_NORMS, POST_NORMS
@@ -113,7 +113,7 @@ def test_the_stream_of_a_folded_base_turns_and_comes_back(family: str, tmp_path:
         old, new = weights(folded), weights(turned)
         for name in ("model.embed_tokens.weight", "lm_head.weight", "model.layers.1.self_attn.o_proj.weight"):
             assert not torch.allclose(old[name], new[name], rtol=0.01), name
-        assert read_manifest(turned)[0].fold == read_manifest(folded)[0].fold
+        assert read_record(turned).manifest.fold == read_record(folded).manifest.fold
         invert(turned, back)
         for name, value in weights(back).items():
             assert torch.linalg.norm(value - old[name]) <= 1e-13 * torch.linalg.norm(old[name]), name
