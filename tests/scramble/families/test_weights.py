@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from scramble.checkpoints import open_checkpoint
 from scramble.errors import ScrambleError
 from scramble.measures.geometry.mask_file import read_masks
-from scramble.measures.geometry.matrices import Selection, matrices
 from scramble.measures.pairs.ends import ends
+from scramble.measures.pairs.selection import Selection, matrices
 from tests.conftest import Command
 from tests.fake_runs import train
 from tests.models import FAMILIES, Tiny, edit_config, weights
