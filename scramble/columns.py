@@ -261,7 +261,7 @@ def find(table: str, name: str, tables: Mapping[str, Columns] = TABLES) -> Colum
     known = tables.get(table)
     if known is None:
         raise SelectionError(f"no table '{table}'; there are {', '.join(tables)}")
-    number = re.sub(r"@\d+", "@{k}", name)
+    number = name if name in known else re.sub(r"@\d+", "@{k}", name)
     if number not in known:
         raise SelectionError(f"{table} has no column '{name}'")
     return known[number]

@@ -20,7 +20,7 @@ ORDER = (
     *("checkpoints", "symmetries", "transforms", "models", "equivalence", "operations", "measures.pairs"),
     *("measures.updates", "measures.geometry", "measures.maps", "measures.curvature", "measures"),
     *("analysis", "", "pytest_plugin", "cli", "__main__"),
-    *("runs.section", "runs.sandbox", "runs.tasks.data", "runs.tasks.workers", "runs.tasks"),
+    *("runs.columns", "runs.section", "runs.sandbox", "runs.tasks.data", "runs.tasks.workers", "runs.tasks"),
     *("runs.trainers", "runs.algorithms", "runs.recipe", "runs.records", "runs.engine", "runs.worker"),
     *("runs.comparison", "runs.cli", "runs", "interventions"),
 )

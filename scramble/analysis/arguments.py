@@ -11,7 +11,6 @@ from scramble.measures.pairs import ends
 from scramble.measures.pairs.ends import FRAMES, Frame, Run
 from scramble.measures.pairs.pooling import LEVELS
 from scramble.measures.pairs.selection import Selection
-from scramble.runfolder import checkpoints, read_run
 from scramble.transforms.selection import Layers, layer_text
 
 Place = str | Path
@@ -19,6 +18,7 @@ RunLike = Place | tuple[Place, Place] | Run
 """`"START:END"`, a pair (START, END), a run folder (its START and its last checkpoint), or an open pair."""
 Runs = RunLike | Sequence[RunLike]
 Names = str | Sequence[str] | None
+_RUN_FILES = ("run.json", "recipe.yaml", "metrics.jsonl")
 
 
 def one_run(run: Runs, measure: str) -> Run:
@@ -69,20 +69,13 @@ def open_run(run: RunLike, *, aligned: bool = False, base: Place | None = None, 
 
 
 def is_run_folder(run: Place) -> bool:
-    """Whether a path names a folder with a `run.json`."""
-    return (Path(run) / "run.json").exists()
+    """Whether a path names a run folder, be it a damaged one: no checkpoint folder has such names in it."""
+    return Path(run).is_dir() and any(path.name in _RUN_FILES for path in Path(run).iterdir())
 
 
 def ends_of(folder: Path) -> tuple[Path, Path]:
-    """START and the last checkpoint of a run folder, in float32 if it was kept so.
-
-    Raises:
-        SelectionError: no checkpoint yet.
-        DamagedRunError: it cannot be read.
-    """
-    start, steps = Path(read_run(folder).record["start"]["path"]), checkpoints(folder)
-    if not steps:
-        raise SelectionError(f"{folder}: there are no checkpoints in it yet")
+    """START and the last checkpoint of a run folder, in float32 if it was kept so."""
+    start, steps = ends.steps_of(folder)
     last = steps[max(steps)]
     return start, last / "fp32" if (last / "fp32" / "config.json").exists() else last
 

@@ -66,12 +66,12 @@ def consensus(
 
 def rates(
     runs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="RUN | START:END...",
             help="A run folder, for all its checkpoints; or checkpoints of one START, in order.",
         ),
-    ],
+    ] = None,
     by: ByOption = "model,module",
     layers: LayersOption = None,
     modules: ModulesOption = None,
@@ -89,7 +89,7 @@ def rates(
 ) -> None:
     """How often rows and columns changed: stripe scores beyond chance and magnitude, and profiles."""
     found = scramble.rates(
-        runs,
+        runs or [],
         by=by,
         layers=layers,
         modules=modules,

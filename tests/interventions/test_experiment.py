@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 import torch
 
+from scramble.columns import described
+from scramble.interventions.columns import TABLES
 from scramble.interventions.contrast import contrast_once
 from scramble.interventions.experiment import plan, prepare, read_experiment, treatment
 from scramble.interventions.lanes import lanes
@@ -23,6 +25,7 @@ from tests.experiments import RECIPE, make_base, write
 from tests.models import weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+STEPS = ("plan", "run", "contrast", "report")
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,19 @@ def test_the_same_seed_sees_the_same_prompts_in_both_arms_and_another_seed_other
     runs = {(run.arm, run.seed): run for run in plan(read_experiment(done / "experiment.yaml"), done / "out")}
     prompts = {key: run.folder.metrics[0]["prompts"] for key, run in runs.items() if run.folder}
     assert prompts["base", 1] == prompts["scrambled", 1] != prompts["base", 2] == prompts["scrambled", 2]
+
+
+def test_the_columns_of_experiments_and_runs_are_described(done: Path, command: Command) -> None:
+    for name in ("pairs.csv", "by_layer.csv", "by_treatment.csv", "regime.csv"):
+        assert described(name, list(pd.read_csv(done / "out" / "tiny" / name)), TABLES)
+    folders = sorted((done / "out").glob("tiny-*"))
+    for asked in (
+        *(["experiment", name, done / "experiment.yaml", "--out", done / "out"] for name in STEPS),
+        ["runs", "list", done / "out"],
+        ["runs", "compare", *folders[:2]],
+    ):
+        rows = command(*asked, "--format", "json", "--quiet").json["rows"]
+        assert described(" ".join(map(str, asked[:2])), {key for row in rows for key in row}, TABLES)
 
 
 def test_contrasts_pair_different_seeds_and_table_same_seeds_apart(done: Path) -> None:

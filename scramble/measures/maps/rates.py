@@ -19,11 +19,10 @@ from jaxtyping import Bool, Float64, Int64, UInt16
 
 from scramble.errors import SelectionError, TargetError
 from scramble.measures.maps.stripes import Stripes, expected_changes, stripes, upper_tail
-from scramble.measures.pairs.ends import Run, comparable, ends
+from scramble.measures.pairs.ends import Run, comparable, ends, steps_of
 from scramble.measures.pairs.masks import changed, magnitude_key
 from scramble.measures.pairs.pooling import places_in, pool
 from scramble.measures.pairs.selection import Selection, matrices
-from scramble.runfolder import checkpoints, read_run
 
 Progress = Callable[[int, int], None]
 Side = Literal["row", "column"]
@@ -183,24 +182,9 @@ def write_values(profiles: Sequence[Profile], path: Path) -> None:
 
 
 def checkpoints_of(folder: Path) -> list[Run]:
-    """The start of a run folder with each of its `checkpoints/step-*`, by step.
-
-    Raises:
-        SelectionError: no run folder, or one that does not say where it began, or without checkpoints.
-        DamagedRunError: it cannot be read.
-    """
-    record = read_run(folder).record
-    if not record:
-        raise SelectionError(f"{folder}: no run folder, it holds no run.json")
-    begun = record.get("start")
-    if not isinstance(begun, dict) or not isinstance(start := begun.get("path"), str):
-        raise SelectionError(f"{folder / 'run.json'}: does not say where the run started")
-    if not Path(start).is_dir():
-        raise SelectionError(f"{folder}: its start {start} is not there; list its checkpoints as START:END")
-    steps = checkpoints(folder)
-    if not steps:
-        raise SelectionError(f"{folder}: no checkpoints/step-* in it")
-    return [ends(Path(start), path) for path in steps.values()]
+    """The start of a run folder with each of its `checkpoints/step-*`, by step; see `steps_of`."""
+    start, steps = steps_of(folder)
+    return [ends(start, path) for path in steps.values()]
 
 
 def classes(key: UInt16[np.ndarray, ...]) -> tuple[Int64[np.ndarray, ...], int]:

@@ -19,7 +19,7 @@ from scramble.families.tie import stated
 from scramble.measures.pairs.masks import bf16_words, float32_values
 from scramble.measures.pairs.places import Places
 from scramble.measures.pairs.streams import FileStream, Update
-from scramble.runfolder import read_record
+from scramble.runfolder import checkpoints, read_record, read_run
 from scramble.symmetries import act
 from scramble.transforms.draw import placebos as draw_placebos
 from scramble.transforms.plan import Actions
@@ -194,6 +194,27 @@ def ends(
             )
     wrong = tuple(placebo.inverse().actions for placebo in draw_placebos(record, opened, placebos))
     return Run(opened, closed, run.name, run.seed, undo, source, wrong)
+
+
+def steps_of(folder: Path) -> tuple[Path, dict[int, Path]]:
+    """START of a run folder, and its checkpoints by step.
+
+    Raises:
+        SelectionError: no run folder, or one that does not say where it began, or without checkpoints.
+        DamagedRunError: it cannot be read.
+    """
+    record = read_run(folder).record
+    if not record:
+        raise SelectionError(f"{folder}: no run folder, it holds no run.json")
+    begun = record.get("start")
+    if not isinstance(begun, dict) or not isinstance(start := begun.get("path"), str):
+        raise SelectionError(f"{folder / 'run.json'}: does not say where the run started")
+    if not Path(start).is_dir():
+        raise SelectionError(f"{folder}: its start {start} is not there; list its checkpoints as START:END")
+    steps = checkpoints(folder)
+    if not steps:
+        raise SelectionError(f"{folder}: no checkpoints/step-* in it")
+    return Path(start), steps
 
 
 def _is_rounded(start: Checkpoint, end: Checkpoint, name: str) -> bool:

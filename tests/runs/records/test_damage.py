@@ -60,7 +60,7 @@ COMMANDS: dict[str, Callable[[Path], list[object]]] = {
     "list": lambda at: ["runs", "list", at / "damaged"],
     "show": lambda at: ["runs", "show", one_run(at)],
     "compare": lambda at: ["runs", "compare", *sorted((at / "damaged").glob("tiny-*"))],
-    "rates": lambda at: ["rates", "--run", one_run(at)],
+    "rates": lambda at: ["rates", one_run(at)],
     **{
         name: lambda at, name=name: ["experiment", name, at / "experiment.yaml", "--out", at / "damaged"]
         for name in ("plan", "run", "contrast", "report")

@@ -187,7 +187,7 @@ def test_from_the_unfolded_base_a_scramble_of_the_folded_one_is_checked_by_stora
 def test_a_fold_that_went_wrong_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib
 
-    module = importlib.import_module("scramble.operations.fold")
+    module = importlib.import_module("scramble.transforms.folding")
     base = model("llama").save(tmp_path / "base", torch.bfloat16)
     scaled = module._scaled
     calls = iter([1.01])

@@ -173,7 +173,7 @@ def test_a_run_folder_gives_its_checkpoints_by_step(folder: Path, checkpoint: Pa
     texts = [f"{checkpoint}:{run.end.folder}" for run in runs]
     for extra in ([], ["--correlate"]):
         ask = ("--by", "model,tensor", "--format", "csv", "--quiet", *extra)
-        assert command("rates", "--run", folder, *ask).out == command("rates", *texts, *ask).out
+        assert command("rates", folder, *ask).out == command("rates", *texts, *ask).out
 
 
 @pytest.mark.parametrize(
@@ -192,14 +192,14 @@ def test_what_is_no_run_folder_is_refused(
     (folder / "run.json").unlink()
     if content is not None:
         (folder / "run.json").write_text(content)
-    found = command("rates", "--run", folder)
+    found = command("rates", folder)
     assert (found.code, found.err.count("\n"), found.out) == (2, 1, "")
     assert says in found.err
 
 
 def test_a_run_folder_without_checkpoints_is_refused(folder: Path, command: Command) -> None:
     shutil.rmtree(folder / "checkpoints")
-    found = command("rates", "--run", folder)
+    found = command("rates", folder)
     assert (found.code, found.err.count("\n")) == (2, 1)
     assert "no checkpoints/step-*" in found.err
 
@@ -251,7 +251,6 @@ def test_an_update_that_is_zero(checkpoint: Path, command: Command, tmp_path: Pa
         (["--values", "values.json"], "written as .csv"),
         (["--values", "no/values.csv"], "a folder that exists"),
         (["--correlate"], "two checkpoints or more"),
-        (["--run", "folder"], "or --run FOLDER"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(
@@ -267,7 +266,7 @@ def test_no_run_two_starts_and_one_end_twice_are_refused(
 ) -> None:
     other = shutil.copytree(checkpoint, tmp_path / "other")
     for arguments, says in (
-        ([], "or --run FOLDER"),
+        ([], "takes a run folder"),
         ([texts[0], texts[1].replace(str(checkpoint), str(other))], "with one START"),
         ([texts[0]] * 2, "every run once"),
     ):

@@ -1,0 +1,65 @@
+"""The columns of the tables about runs (see `scramble.columns`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from scramble.columns import TABLES as MEASURES
+from scramble.columns import Columns, columns
+
+_RUN = columns("""
+run | | the run's folder, or its name
+status | | finished, running, interrupted, failed, missing or damaged
+algorithm | | name of the algorithm
+task | | name of the task, or of its data set
+seed | | seed of the run
+step | steps | rows of metrics that there are
+steps | steps | updates that the recipe asks for; of a finished run, that were made
+problem | | why the run failed, or what is damaged
+""")
+_LEARNED = columns("""
+reward_first | | mean reward of the first step that sampled (compare: of the first quarter)
+reward_last | | of the last (compare: of the last quarter)
+score_first | fraction | mean score of the samples, penalties left out: first quarter of the steps that sampled
+score_last | fraction | last quarter
+loss_first | | loss of the first step (compare: first quarter), where nothing is sampled
+loss_last | | of the last
+pass@{k}_before | fraction | pass@k on held-out prompts before training | Chen et al. 2021
+pass@{k}_after | fraction | pass@k on held-out prompts after the last step
+seconds | s | that the training took
+""")
+_SUMMARY = columns("""
+end_hash | | SHA-256 of the last checkpoint
+""")
+_COMPARED = columns("""
+name | | the recipe's name, with the seed or the folder where that is not enough
+optimizer | | adamw, sgd or muon
+learning_rate | | of the optimizer
+mask | | kind of the mask, where one is trained under
+adapter | | kind of the adapter, where one is trained
+start | | first digits of the hash of what the run began from
+collapsed | steps | step at which training collapsed
+held_out | | first digits of the hash of the held-out prompts
+kl_to_start | nats a token | KL(start || policy) on sampled completions after the last step
+end | | dtype of the last checkpoint: fp32 or bf16
+update_norm | | Frobenius norm of the update of all weights, tied ones once
+sparsity | fraction | weights whose stored bf16 bits stayed, over all weights | paper 2.1
+sparsity_matrices | fraction | the same among the matrices that spectra measures
+nss | fraction | normalised shift of the singular values of these matrices | paper 4.1
+angle_max | degrees | largest principal angle of these matrices, on either side
+principal | fraction | changed weights that are principal, over changed weights | paper 4.2
+principal_chance | fraction | the same, if each matrix's changes were spread evenly
+principal_magnitude_matched | fraction | the same, if each magnitude key kept its change rate
+""")
+_KEYED = columns("""
+key | | name of an entry of run.json, the recipe or the last metrics
+value | | its value
+""")
+
+TABLES: Mapping[str, Columns] = {
+    **MEASURES,
+    "run": _RUN | _LEARNED | _SUMMARY,
+    "runs list": _RUN | _LEARNED,
+    "runs show": _KEYED,
+    "runs compare": _RUN | _LEARNED | _COMPARED,
+}
