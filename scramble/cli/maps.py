@@ -102,7 +102,7 @@ def consensus(
             high, wide = by_runs.shape
             means = area_means(by_runs, figures.cells(high), figures.cells(wide)) / len(masks)
             lines = [_heads(opened[0], tensor, dimension) for dimension in (0, 1)]
-            maps.append(figures.Map(name, means, (high, wide), *lines))
+            maps.append(figures.Map(name, means, (high, wide), *lines, opened[0].where(name)))
 
     with counter("comparing tensors", quiet) as progress:
         counts = tables.count_consensus(opened, chosen_frame, chosen, progress, keep)

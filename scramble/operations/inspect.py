@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scramble.architecture import Architecture
 from scramble.checkpoints import open_checkpoint
 from scramble.symmetries import SYMMETRIES
 from scramble.transforms.plan import uneven_gain
@@ -44,7 +45,7 @@ def inspect(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         "layers": architecture.layers,
         "parameters": sum(math.prod(checkpoint.tensors[name].shape) for name in checkpoint.parameters),
         "stored": ", ".join(sorted({entry.dtype for entry in checkpoint.tensors.values()})),
-        "axes": ", ".join(f"{axis}={size}" for axis, size in architecture.sizes.items()),
+        "axes": ", ".join(f"{axis}={size}" for axis, size in _axes(architecture).items()),
         "scrambles": "none",
     }
     if record := find_record(folder):
@@ -56,6 +57,15 @@ def inspect(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         told += [f"{name} in {_where(layers)}" for name, layers in sorted(found.items())]
         meta["scrambles"] = "; ".join(told)
     return rows, meta
+
+
+def _axes(architecture: Architecture) -> dict[str, str]:
+    """Lengths of the axes, one behind another where layers differ: `neuron=20/24`."""
+    found: dict[str, set[int]] = {}
+    for layer in (None, *range(architecture.layers)):
+        for axis, size in architecture.sizes_of(layer).items():
+            found.setdefault(axis, set()).add(size)
+    return {axis: "/".join(map(str, sorted(sizes))) for axis, sizes in found.items()}
 
 
 def _where(layers: list[int | None]) -> str:

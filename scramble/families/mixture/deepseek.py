@@ -32,8 +32,8 @@ _SHARED_EXPERTS: Table = {
     "mlp.shared_experts.down_proj.weight": "hidden shared_neuron",
     "mlp.gate.e_score_correction_bias": "expert",
 }
-# The layer that predicts a further token stands behind the others; transformers leaves it out.
-_NEXT_TOKEN: Table = {
+# What an MTP layer has beside what a layer has; the embedding and the head are copies.
+_MTP: Table = {
     "embed_tokens.weight": "vocab hidden",
     "enorm.weight": "|hidden|",
     "hnorm.weight": "|hidden|",
@@ -43,7 +43,7 @@ _NEXT_TOKEN: Table = {
 }
 
 
-def _sizes(config: Config) -> dict[str, Any]:
+def _sizes(config: Config, layer: int | None = None) -> dict[str, Any]:
     neuron = config["moe_intermediate_size"]
     found = {
         "kv_head": config["num_attention_heads"],
@@ -72,21 +72,9 @@ def _table(config: Config, layer: int) -> Table:
     return {**table, **decoder.GATED_MLP}
 
 
-def _further(config: Config) -> Table:
+def _mtp(config: Config) -> list[Table]:
     count, layers = config["num_mtp_layers"] or 0, config["num_hidden_layers"]
-    return {
-        f"model.layers.{layer}.{name}": layout
-        for layer in range(layers, layers + count)
-        for name, layout in {**_table(config, layer), **_NEXT_TOKEN}.items()
-    }
-
-
-def _outside(config: Config) -> Table:
-    return {**decoder.OUTSIDE, **_further(config)}
-
-
-def _optional(config: Config) -> frozenset[str]:
-    return decoder.optional(config) | _further(config).keys()
+    return [{**_table(config, layer), **_MTP} for layer in range(layers, layers + count)]
 
 
 def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
@@ -103,8 +91,9 @@ DEEPSEEK_V3 = Family(
     name="deepseek_v3",
     sizes=_sizes,
     table=_table,
-    outside=_outside,
-    optional=_optional,
+    outside=decoder.outside,
+    mtp=_mtp,
+    optional=decoder.optional,
     constraints=_constraints,
     defaults={
         "tie_word_embeddings": False,
