@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scramble.cli.options import FormatOption, QuietOption
 from scramble.errors import RunError
-from scramble.present.printing import Format, FormatOption, QuietOption, counter, emit, records, reporter
+from scramble.present.progress import counter, reporter
+from scramble.present.table import Format, emit, records
 from scramble.runs.records.summary import shown
 
 if TYPE_CHECKING:
@@ -141,7 +143,7 @@ def demo(
     """The whole experiment on a real 135M model: two layers scrambled, four runs, a report: 11 minutes."""
     from scramble.interventions.demo import demo_experiment
 
-    read = demo_experiment(model, smoke=smoke, report=reporter(quiet))
+    read = demo_experiment(model, smoke=smoke, report=reporter(not quiet))
     runs = _train(read, out, lanes, quiet)
     _report(read, runs, _contrast(read, runs, out, quiet), out, format)
 
@@ -160,9 +162,9 @@ def _train(read: Experiment, out: Path, count: int | None, quiet: bool) -> list[
     from scramble.interventions.experiment import prepare
     from scramble.interventions.lanes import execute, lanes
 
-    runs = prepare(read, out, reporter(quiet))
+    runs = prepare(read, out, reporter(not quiet))
     missing = [one for one in runs if one.status != "finished"]
-    reporter(quiet)(f"{len(runs) - len(missing)} of {len(runs)} runs are finished")
+    reporter(not quiet)(f"{len(runs) - len(missing)} of {len(runs)} runs are finished")
     if missing:
         with _bars(missing, quiet) as progress:
             failed = execute(missing, out, lanes(len(missing), count), progress)
@@ -175,7 +177,7 @@ def _train(read: Experiment, out: Path, count: int | None, quiet: bool) -> list[
 def _contrast(read: Experiment, runs: Sequence[PlannedRun], out: Path, quiet: bool) -> Contrasts:
     from scramble.interventions.contrast import contrast_once
 
-    with counter("comparing tensors", quiet) as progress:
+    with counter("comparing tensors", not quiet) as progress:
         return contrast_once(read, runs, _results(read, out), progress)
 
 
@@ -207,7 +209,7 @@ def _bars(
     )
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _lines(reporter(quiet))
+        yield _lines(reporter(not quiet))
         return
     with Progress(*columns, console=console, disable=quiet) as bars:
         tasks = {

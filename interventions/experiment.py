@@ -193,7 +193,7 @@ def prepare(experiment: Experiment, out: Path, report: Any = lambda message: Non
             symmetries=arm.scrambles,
             seed=arm.scramble_seed,
             full_hash=True,
-            report=report,
+            progress=report,
         )
     return plan(experiment, out)
 

@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from scramble.cli.options import FormatOption, QuietOption, TableOption
 from scramble.errors import SelectionError, TargetError
-from scramble.present.printing import Format, FormatOption, QuietOption, TableOption, counter, emit, records
+from scramble.present.progress import counter
+from scramble.present.table import Format, emit, records
 
 runs = typer.Typer(help="Run folders: list, show, compare.", no_args_is_help=True)
 
@@ -49,7 +51,7 @@ def run(
     from scramble.runs.records.summary import before_and_after, first_and_last
 
     parsed = read_recipe(recipe, seed=seed, model=model)
-    with counter(parsed.name, quiet) as bar:
+    with counter(parsed.name, not quiet) as bar:
         folder = carry_out(
             parsed,
             out,
@@ -119,7 +121,7 @@ def compare(
 
     if not 0 < alpha < 1:
         raise SelectionError(f"--alpha {alpha:g}: a share of the weights lies above 0 and below 1")
-    with counter("decomposing matrices", quiet) as bar:
+    with counter("decomposing matrices", not quiet) as bar:
         found = carry_out(run, rank, principal_rank, alpha, bar)
     meta = {}
     if report:

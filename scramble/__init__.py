@@ -2,12 +2,11 @@
 
     import scramble
 
-    done = scramble.apply("model/", "scrambled/", layers="20,25")
-    scramble.verify("model/", "scrambled/").verdict     # "equivalent"
-    scramble.invert("scrambled/", "back/")
-    to_scrambled = scramble.compose("scrambled/")       # one map for tensors and updates
+    scramble.apply("model/", "scrambled/", layers=[20, 25])
+    scramble.verify("model/", "scrambled/").equivalent  # True
+    scramble.overlap(["model:runA", "model:runB"], by="module")  # a data frame
 
-The functions are imported when they are first used, so that `import scramble` costs nothing.
+What is used is imported when it is first used, so that `import scramble` costs nothing.
 """
 
 from importlib import import_module
@@ -16,21 +15,92 @@ from typing import TYPE_CHECKING, Any
 from scramble._version import __version__
 
 if TYPE_CHECKING:
+    from scramble.analysis.arguments import open_run
+    from scramble.analysis.curvature import curvature, gates
+    from scramble.analysis.geometry import principal, spectra
+    from scramble.analysis.maps import consensus, rates
+    from scramble.analysis.updates import diff, overlap
+    from scramble.errors import ScrambleError
     from scramble.operations.apply import apply
     from scramble.operations.compose import compose
     from scramble.operations.fold import fold
+    from scramble.operations.inspect import inspect
     from scramble.operations.invert import invert
     from scramble.operations.verify import verify
+    from scramble.runfolder import RunFolder
+    from scramble.symmetries import (
+        ExpertPermutation,
+        HeadPermutation,
+        NeuronPermutation,
+        QkRotation,
+        ResidualPermutation,
+        ResidualRotation,
+        Symmetry,
+        VoRotation,
+    )
+    from scramble.transforms.manifest import Equivalence, Manifest
     from scramble.transforms.plan import Transform
 
-__all__ = ["Transform", "__version__", "apply", "compose", "fold", "invert", "verify"]
-_MODULES = {"Transform": "compose"}
+_WHERE = {
+    "analysis.arguments": ("open_run",),
+    "analysis.curvature": ("curvature", "gates"),
+    "analysis.geometry": ("principal", "spectra"),
+    "analysis.maps": ("consensus", "rates"),
+    "analysis.updates": ("diff", "overlap"),
+    "errors": ("ScrambleError",),
+    "operations.apply": ("apply",),
+    "operations.compose": ("compose",),
+    "operations.fold": ("fold",),
+    "operations.inspect": ("inspect",),
+    "operations.invert": ("invert",),
+    "operations.verify": ("verify",),
+    "runfolder": ("RunFolder",),
+    "symmetries": (
+        *("ExpertPermutation", "HeadPermutation", "NeuronPermutation", "QkRotation"),
+        *("ResidualPermutation", "ResidualRotation", "Symmetry", "VoRotation"),
+    ),
+    "transforms.manifest": ("Equivalence", "Manifest"),
+    "transforms.plan": ("Transform",),
+}
+_MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
+
+__all__ = [
+    "Equivalence",
+    "ExpertPermutation",
+    "HeadPermutation",
+    "Manifest",
+    "NeuronPermutation",
+    "QkRotation",
+    "ResidualPermutation",
+    "ResidualRotation",
+    "RunFolder",
+    "ScrambleError",
+    "Symmetry",
+    "Transform",
+    "VoRotation",
+    "__version__",
+    "apply",
+    "compose",
+    "consensus",
+    "curvature",
+    "diff",
+    "fold",
+    "gates",
+    "inspect",
+    "invert",
+    "open_run",
+    "overlap",
+    "principal",
+    "rates",
+    "spectra",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'scramble' has no attribute '{name}'")
-    return getattr(import_module(f"scramble.operations.{_MODULES.get(name, name)}"), name)
+    return getattr(import_module(f"scramble.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -72,9 +72,9 @@ class Geometric(_Mask):
         import numpy as np
 
         from scramble.measures.geometry.masks import all_masks
-        from scramble.measures.geometry.matrices import Selection, matrices, read_ends
         from scramble.measures.geometry.subspaces import limited
         from scramble.measures.pairs.ends import Run
+        from scramble.measures.pairs.selection import Selection, matrices, read_ends
 
         run = Run(start, start, str(start.folder))
         found: dict[str, list[Any]] = {}

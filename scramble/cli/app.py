@@ -17,16 +17,10 @@ import typer
 
 import scramble
 from scramble._version import __version__
+from scramble.cli.options import ForceOption, FormatOption, OutOption, QuietOption
+from scramble.columns import help_text
 from scramble.errors import NotEquivalentError, ScrambleError
-from scramble.present.printing import (
-    ForceOption,
-    Format,
-    FormatOption,
-    OutOption,
-    QuietOption,
-    emit,
-    reporter,
-)
+from scramble.present.table import Format, emit
 
 app = typer.Typer(
     help="Change a model's weights without changing its function; measure what training did to them.",
@@ -64,7 +58,7 @@ def _global(
     _debug = debug
 
 
-@app.command()
+@app.command(epilog=help_text("apply"))
 def apply(
     model: Annotated[str, typer.Argument(help="A checkpoint folder, or a hub id org/name@revision.")],
     layers: Annotated[str | None, typer.Option(help="20,25 or 4-8 or -1 or all.")] = None,
@@ -105,7 +99,7 @@ def apply(
         device=device,
         force=force,
         full_hash=hash == "full",
-        report=reporter(quiet),
+        progress=not quiet,
     )
     done = manifest.scrambles[-1]
     rows = [{"tensor": name, **record.model_dump()} for name, record in done.tensors.items()]
@@ -149,7 +143,7 @@ def invert(
     emit([{"tensor": name} for name in names], {"out": str(target_of(model, out, "inverted"))}, format)
 
 
-@app.command()
+@app.command(epilog=help_text("fold"))
 def fold(
     model: Annotated[str, typer.Argument(help="A checkpoint folder, or a hub id org/name@revision.")],
     out: OutOption = None,
@@ -161,7 +155,7 @@ def fold(
     """Move norm gains into the weights that read them: the base that residual-rotation needs."""
     from scramble.checkpoints import target_of
 
-    done = scramble.fold(model, out, check=verify, force=force, report=reporter(quiet)).fold
+    done = scramble.fold(model, out, check=verify, force=force, progress=not quiet).fold
     assert done is not None
     rows = [{"tensor": name, **record.model_dump()} for name, record in done.tensors.items()]
     if format is Format.table:
@@ -169,7 +163,7 @@ def fold(
     emit(rows, {"out": str(target_of(model, out, "folded")), **_verdict(done.equivalence)}, format)
 
 
-@app.command()
+@app.command(epilog=help_text("verify", "verify --by layer"))
 def verify(
     base: Annotated[str, typer.Argument(help="The checkpoint that was scrambled.")],
     model: Annotated[str, typer.Argument(help="The scrambled checkpoint.")],
@@ -187,21 +181,17 @@ def verify(
     if found.algebra_error is None:
         meta["note"] = "no manifest in MODEL that starts from BASE: the algebra could not be checked"
     emit(rows, meta, format)
-    raise typer.Exit(0 if found.verdict == "equivalent" else 1)
+    raise typer.Exit(0 if found.equivalent else 1)
 
 
-@app.command()
+@app.command(epilog=help_text("inspect"))
 def inspect(
     model: Annotated[str, typer.Argument(help="A checkpoint folder or a hub id.")],
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
     """Family, layers and axes of MODEL; which symmetries apply, and why the others do not."""
-    from scramble.checkpoints import locate
-    from scramble.operations.inspect import inspect as scramble_inspect
-
-    rows, meta = scramble_inspect(locate(model))
-    emit(rows, meta, format)
+    emit(scramble.inspect(model), {}, format)
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

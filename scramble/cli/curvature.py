@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from scramble.cli.geometry import EmbeddingsOption, LayersOption, ModulesOption
-from scramble.cli.updates import RUN_HELP, ByOption, RunArgument, levels_of, said_left_out
-from scramble.errors import SelectionError
-from scramble.present.printing import (
-    Format,
+import scramble
+from scramble.cli.measure import measure, show
+from scramble.cli.options import (
+    RUN_HELP,
+    ByOption,
+    EmbeddingsOption,
     FormatOption,
+    LayersOption,
+    ModulesOption,
     PlotOption,
     QuietOption,
+    RunArgument,
     TableOption,
-    counter,
-    emit,
-    records,
-    save_figure,
 )
+from scramble.present.table import Format
 
 
 class Dtype(StrEnum):
@@ -49,8 +49,8 @@ DeviceOption = Annotated[
 
 
 def commands(app: typer.Typer) -> None:
-    app.command()(curvature)
-    app.command()(gates)
+    measure(app, curvature, "curvature")
+    measure(app, gates, "gates")
 
 
 def curvature(
@@ -85,58 +85,28 @@ def curvature(
     quiet: QuietOption = False,
 ) -> None:
     """Curvature of the loss at START beside principal weights, magnitude and a run's update."""
-    from scramble.measures.curvature import correlations as tables
-    from scramble.measures.curvature.measure import curvature as measure
-    from scramble.measures.geometry.matrices import Selection
-    from scramble.measures.pairs.ends import open_run
-
-    levels, text = levels_of(by), _needed(prompts)
-    if not 0 < alpha < 1:
-        raise SelectionError(f"alpha {alpha:g}: a share of the weights lies above 0 and below 1")
-    opened = open_run(run)
-    left_out = said_left_out([opened])
-    measured = measure(
-        opened,
-        text,
-        Selection(layers, modules.split(",") if modules else (), embeddings),
+    found = scramble.curvature(
+        run,
+        prompts=prompts,
         labels=labels.value,
         probes=probes,
         block_layers=block_layers,
         eigenvalues=eigenvalues,
+        rank=rank,
+        alpha=alpha,
         seed=seed,
+        by=by,
+        layers=layers,
+        modules=modules,
+        embeddings=embeddings,
         length=length,
-        most=sequences,
-        dtype=dtype,
+        sequences=sequences,
+        dtype=dtype.value,
         device=device,
-        counter=partial(counter, quiet=quiet),
+        plot=plot,
+        progress=not quiet,
     )
-    with counter("correlating matrices", quiet) as progress:
-        figures = tables.matrix_figures(opened, measured, rank, alpha, progress)
-    if plot:
-        from scramble.measures.curvature.figures import curvature_figure
-
-        save_figure(curvature_figure(figures), plot)
-    tops = {
-        f"top eigenvalues, layer {layer}": ", ".join(
-            f"{value:.4g} (residual {residual:.1g})"
-            for value, residual in zip(found.values, found.residuals, strict=True)
-        )
-        for layer, found in measured.eigenvalues.items()
-    }
-    meta = {
-        "start": str(opened.start.folder),
-        "end": str(opened.end.folder),
-        "sequences": measured.sequences,
-        "tokens": measured.tokens,
-        "labels": labels.value,
-        "probes": probes,
-        "rank": rank,
-        "alpha": alpha,
-        "arithmetic": dtype.value,
-        "memory": f"{measured.memory / 1e9:.2f} GB, and activations",
-        **left_out,
-    }
-    emit(records(tables.correlations(figures, levels)), meta | tops, format, table)
+    show(found, format, table)
 
 
 def gates(
@@ -158,43 +128,18 @@ def gates(
     quiet: QuietOption = False,
 ) -> None:
     """How far a run moved its predictions (KL) and weights, its Fisher norm, and what bf16 storage hides."""
-    from scramble.measures.curvature import gates as tables
-    from scramble.measures.geometry.matrices import Selection
-    from scramble.measures.pairs.ends import open_run
-
-    levels, text = levels_of(by), _needed(prompts)
-    opened = [open_run(run) for run in runs]
-    left_out = said_left_out(opened)
-    chosen = Selection(layers, modules.split(",") if modules else (), embeddings)
-    with counter("measuring updates", quiet) as progress:
-        counts = tables.norms(opened, chosen, progress)
-    with counter("comparing predictions", quiet) as progress:
-        leashes = tables.leash(
-            opened,
-            text,
-            length=length,
-            most=sequences,
-            dtype=dtype,
-            device=device,
-            progress=progress,
-        )
-    if plot:
-        from scramble.measures.curvature.figures import gates_figure
-
-        save_figure(gates_figure(counts, leashes), plot)
-    meta = {
-        "start": ", ".join(dict.fromkeys(str(run.start.folder) for run in opened)),
-        "sequences": int(leashes["sequences"].min()),
-        "tokens": int(leashes["tokens"].min()),
-        "arithmetic": dtype.value,
-        **left_out,
-    }
-    found = tables.gates(counts, leashes, levels)
-    found["run"] = [opened[number - 1].name for number in found["run"]]
-    emit(records(found), meta, format, table)
-
-
-def _needed(prompts: Path | None) -> Path:
-    if prompts is None:
-        raise SelectionError("--prompts FILE is needed: a text that training did not see")
-    return prompts
+    found = scramble.gates(
+        runs,
+        prompts=prompts,
+        by=by,
+        layers=layers,
+        modules=modules,
+        embeddings=embeddings,
+        length=length,
+        sequences=sequences,
+        dtype=dtype.value,
+        device=device,
+        plot=plot,
+        progress=not quiet,
+    )
+    show(found, format, table)

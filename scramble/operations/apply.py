@@ -9,8 +9,9 @@ from scramble._version import __version__
 from scramble.checkpoints import Checkpoint, locate, open_checkpoint, staging, target_of
 from scramble.equivalence.claims import claim
 from scramble.errors import SelectionError, SymmetryError
-from scramble.operations.ending import Report, certified, publish
-from scramble.symmetries import Symmetry, symmetry
+from scramble.operations.ending import certified, publish
+from scramble.present.progress import Lines, reporter
+from scramble.symmetries import Symmetry
 from scramble.symmetries.products import products_on
 from scramble.transforms.card import renamed
 from scramble.transforms.draw import draw
@@ -18,7 +19,7 @@ from scramble.transforms.manifest import ELEMENTS, Manifest, Scramble, Source, S
 from scramble.transforms.plan import uneven_gain
 from scramble.transforms.record import find_record, write_elements
 from scramble.transforms.rewrite import left_out, rewrite
-from scramble.transforms.selection import DEFAULT_SYMMETRIES, requests
+from scramble.transforms.selection import DEFAULT_SYMMETRIES, Layers, Symmetries, requests
 from scramble.transforms.selection import layers as numbers_of
 
 
@@ -26,14 +27,14 @@ def apply(
     model: str | Path,
     out: str | Path | None = None,
     *,
-    layers: str | None = None,
-    symmetries: Sequence[str] = DEFAULT_SYMMETRIES,
+    layers: Layers = None,
+    symmetries: Symmetries = DEFAULT_SYMMETRIES,
     seed: int = 0,
     check: bool = True,
     device: str | None = None,
     force: bool = False,
     full_hash: bool = False,
-    report: Report = lambda message: None,
+    progress: Lines = None,
 ) -> Manifest:
     """Write a scrambled copy of a checkpoint.
 
@@ -43,17 +44,23 @@ def apply(
     Args:
         model: a folder, or a hub id `org/name@revision`.
         out: the folder to write; by default `NAME-scrambled`, beside a folder or in the working folder.
-        layers: `20,25`, `4-8`, `-1`, `all`; a symmetry's own `layers=` overrides it.
-        symmetries: `NAME[:option=value,layers=...]`, applied in order.
+        layers: `"20,25"`, `"4-8"`, `"-1"`, `"all"`, or numbers; a symmetry's own `layers=` overrides it.
+        symmetries: one or a list, applied in order; each an object (`VoRotation(shared=True)`), a pair of
+            an object and its layers, or text, `NAME[:option=value,layers=...]`.
         seed: names the draw; the same (seed, symmetry, layer, head) draws the same element.
         check: verify what was written (algebra and storage).
         device: a torch device for the products of rotations, as `cuda`; numpy without.
         force: replace an existing target.
         full_hash: record a hash of every byte of the source, not only of the touched tensors.
+        progress: say on standard error what happens; by default in a terminal and in a notebook.
+
+    Returns:
+        The manifest that was written; its last scramble is this one.
 
     Raises:
         ScrambleError: see `scramble.errors`; the message is one line.
     """
+    report = reporter(progress)
     source, target = locate(model), target_of(model, out, "scrambled")
     checkpoint = open_checkpoint(source)
     chosen = choose(checkpoint, symmetries, layers)
@@ -95,7 +102,7 @@ def apply(
 
 
 def choose(
-    checkpoint: Checkpoint, symmetries: Sequence[str], layers: str | None
+    checkpoint: Checkpoint, symmetries: Symmetries, layers: Layers
 ) -> list[tuple[Symmetry, tuple[int | None, ...]]]:
     """Read and check what is asked for: symmetries with their options, and the layers of each.
 
@@ -104,13 +111,13 @@ def choose(
         SymmetryError: unknown, or forbidden in one of its layers.
     """
     architecture, chosen = checkpoint.architecture, []
-    for name, options, given in requests(symmetries):
-        drawn = symmetry(name, options)
+    for drawn, given in requests(symmetries):
         numbers = _layers(drawn, given, layers, architecture.layers)
         for layer in numbers:
             if reason := drawn.forbidden(architecture, layer):
                 raise SymmetryError(
-                    f"{name} does not exist in {_place(layer)} of this {architecture.family.name}: {reason}"
+                    f"{drawn.name} does not exist in {_place(layer)} of this "
+                    f"{architecture.family.name}: {reason}"
                 )
         if drawn.equal_gains and (uneven := uneven_gain(checkpoint, drawn.equal_gains)):
             raise SymmetryError(uneven)
@@ -120,12 +127,12 @@ def choose(
     return chosen
 
 
-def _layers(drawn: Symmetry, given: str | None, default: str | None, count: int) -> tuple[int | None, ...]:
+def _layers(drawn: Symmetry, given: Layers, default: Layers, count: int) -> tuple[int | None, ...]:
     if drawn.whole:
         if given is not None:
             raise SelectionError(f"{drawn.name}:layers={given}: it acts on the whole model")
         return (None,)
-    chosen = given or default
+    chosen = default if given is None else given
     if chosen is None:
         raise SelectionError(f"{drawn.name}: no layers; use --layers or {drawn.name}:layers=...")
     return numbers_of(chosen, count)

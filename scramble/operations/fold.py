@@ -23,7 +23,8 @@ from scramble.checkpoints.extend import extend
 from scramble.checkpoints.shard import TensorEntry
 from scramble.equivalence.claims import claim_of_fold
 from scramble.errors import SymmetryError
-from scramble.operations.ending import Report, certified, publish
+from scramble.operations.ending import certified, publish
+from scramble.present.progress import Lines, reporter
 from scramble.transforms.card import renamed
 from scramble.transforms.folding import folded
 from scramble.transforms.manifest import Fold, Manifest, Source, TouchedTensor
@@ -41,7 +42,7 @@ def fold(
     check: bool = True,
     force: bool = False,
     full_hash: bool = False,
-    report: Report = lambda message: None,
+    progress: Lines = None,
 ) -> Manifest:
     """Write a folded copy of a model, verified before it gets its name.
 
@@ -51,6 +52,10 @@ def fold(
         check: verify what was written (algebra and storage).
         force: replace an existing target.
         full_hash: record a hash of every byte of the source, not only of the folded tensors.
+        progress: say on standard error what happens; by default in a terminal and in a notebook.
+
+    Returns:
+        The manifest that was written.
 
     Raises:
         SymmetryError: the architecture's norms cannot be folded (the message says why), the gains are folded
@@ -58,6 +63,7 @@ def fold(
         CheckpointError: what reads a norm is stored in a quantised format.
         ScrambleError: see `scramble.errors`.
     """
+    report = reporter(progress)
     source, target = locate(model), target_of(model, out, "folded")
     checkpoint = open_checkpoint(source)
     if has_manifest(source):

@@ -7,15 +7,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from scramble.architecture import Architecture
-from scramble.checkpoints import open_checkpoint
+from scramble.checkpoints import locate, open_checkpoint
+from scramble.columns import described
 from scramble.symmetries import SYMMETRIES
 from scramble.transforms.plan import uneven_gain
 from scramble.transforms.record import find_record
 
 
-def inspect(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows, one a symmetry (and a reason, where layers differ), and what holds for the whole checkpoint."""
+def inspect(model: str | Path) -> pd.DataFrame:
+    """What a checkpoint is, and which symmetries it has.
+
+    Args:
+        model: a folder, or a hub id `org/name@revision`.
+
+    Returns:
+        A row a symmetry, and a row a reason where layers differ; `attrs["meta"]` is what holds for the whole
+        checkpoint: family, layers, parameters, dtypes, axes, scrambles.
+
+    Raises:
+        ScrambleError: no such checkpoint, or no table of its family.
+    """
+    folder = locate(model)
     checkpoint = open_checkpoint(folder)
     architecture = checkpoint.architecture
     rows = []
@@ -56,7 +71,9 @@ def inspect(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         told = ["folded"] * (manifest.fold is not None)
         told += [f"{name} in {_where(layers)}" for name, layers in sorted(found.items())]
         meta["scrambles"] = "; ".join(told)
-    return rows, meta
+    table = pd.DataFrame(rows)
+    table.attrs = {"measure": "inspect", "meta": meta, "columns": described("inspect", list(table))}
+    return table
 
 
 def _axes(architecture: Architecture) -> dict[str, str]:

@@ -43,12 +43,13 @@ def check_target(path: Path) -> None:
         raise TargetError(f"{path}: its folder {path.parent} does not exist")
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: str | Path) -> None:
     """Write a figure as SVG or PNG, by the file's name; an existing file is replaced.
 
     Raises:
         TargetError: not an SVG or PNG file, or it cannot be written.
     """
+    path = Path(path)
     check_target(path)
     try:
         if path.suffix == ".svg":

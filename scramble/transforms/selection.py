@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scramble.errors import SelectionError
+from scramble.symmetries import Symmetry, symmetry
 
+Layers = str | int | Sequence[int] | None
+"""As text (`20,25`, `4-8`, `-1`, `all`) or as numbers."""
+Asked = str | Symmetry | tuple[Symmetry, Layers]
+"""A symmetry as text or as an object, alone or with its layers."""
+Symmetries = str | Symmetry | Sequence[Asked]
 DEFAULT_SYMMETRIES = ("vo-rotation", "head-permutation")
 
 
-def layers(text: str, count: int) -> tuple[int, ...]:
-    """`20,25`, `4-8`, `-1` (from the end), `all`; sorted, without repeats.
+def layers(asked: Layers, count: int) -> tuple[int, ...]:
+    """`20,25`, `4-8`, `-1` (from the end), `all`, or numbers; sorted, without repeats.
 
     Raises:
         SelectionError: not in this notation, or outside the model's `count` layers.
     """
     chosen: set[int] = set()
+    text = layer_text(asked) or ""
     for part in text.split(","):
         part = part.strip()
         if part == "all":
@@ -55,10 +62,35 @@ def symmetry_request(text: str) -> tuple[str, dict[str, str], str | None]:
     return name.strip(), options, options.pop("layers", None)
 
 
-def requests(symmetries: Sequence[str]) -> list[tuple[str, dict[str, str], str | None]]:
-    """Every symmetry with its options and its own layers, if it names any."""
-    return [
-        symmetry_request(single)
-        for text in symmetries
-        for single in (text.split(",") if ":" not in text else [text])
-    ]
+def requests(symmetries: Symmetries) -> list[tuple[Symmetry, Layers]]:
+    """Every symmetry, and its own layers if it names any.
+
+    Raises:
+        SymmetryError: unknown name or option.
+        SelectionError: not in the notation.
+    """
+    found: list[tuple[Symmetry, Layers]] = []
+    for asked in [symmetries] if isinstance(symmetries, str | Symmetry) else symmetries:
+        if isinstance(asked, Symmetry):
+            found.append((asked, None))
+        elif isinstance(asked, tuple):
+            found.append(asked)
+        else:
+            for single in asked.split(",") if ":" not in asked else [asked]:
+                name, options, own = symmetry_request(single)
+                found.append((symmetry(name, options), own))
+    return found
+
+
+def layer_text(asked: Layers) -> str | None:
+    """Layers as text, as the command line takes them.
+
+    Raises:
+        SelectionError: neither text nor numbers.
+    """
+    if asked is None or isinstance(asked, str):
+        return asked
+    numbers = [asked] if isinstance(asked, int) else list(asked)
+    if not numbers or not all(isinstance(one, int) and not isinstance(one, bool) for one in numbers):
+        raise SelectionError(f"layers {asked!r}: text as '20,25', or numbers")
+    return ",".join(map(str, numbers))

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from scramble import cli
-from scramble.present.printing import records
+from scramble.present.table import records
 from scramble.symmetries import SYMMETRIES
 from tests.conftest import Command
 from tests.models import Tiny

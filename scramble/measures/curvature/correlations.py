@@ -11,10 +11,10 @@ from scipy.stats import rankdata
 
 from scramble.measures.curvature.measure import Curvature
 from scramble.measures.geometry.masks import count_of, largest, low_magnitude_mask, principal_scores
-from scramble.measures.geometry.matrices import read_ends
 from scramble.measures.geometry.subspaces import PRINCIPAL_RANK, limited
 from scramble.measures.pairs.ends import Run
 from scramble.measures.pairs.pooling import keys_of, places_in, with_places
+from scramble.measures.pairs.selection import read_ends
 
 if TYPE_CHECKING:
     from jaxtyping import Float64

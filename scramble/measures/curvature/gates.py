@@ -16,11 +16,11 @@ from scramble.checkpoints import STORAGES
 from scramble.errors import SelectionError
 from scramble.measures.curvature.divergence import divergence
 from scramble.measures.curvature.model import DTYPES, check_room, device_of, load_model, weights_in
-from scramble.measures.geometry.matrices import Selection, matrices, read_ends
 from scramble.measures.geometry.subspaces import EPS
 from scramble.measures.pairs.ends import Run
 from scramble.measures.pairs.masks import changed
 from scramble.measures.pairs.pooling import keys_of, places_in, with_places
+from scramble.measures.pairs.selection import Selection, matrices, read_ends
 from scramble.models.prompts import LENGTH, MOST_SEQUENCES, read_prompts
 from scramble.runfolder import step_of
 from scramble.symmetries.draws import generator

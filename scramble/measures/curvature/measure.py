@@ -21,8 +21,8 @@ from scramble.measures.curvature.hessian import (
 )
 from scramble.measures.curvature.loss import parameters_of
 from scramble.measures.curvature.model import DTYPES, check_room, device_of, load_model, weights_in
-from scramble.measures.geometry.matrices import Selection, matrices, read_ends
 from scramble.measures.pairs.ends import Run
+from scramble.measures.pairs.selection import Selection, matrices, read_ends
 from scramble.models.prompts import LENGTH, MOST_SEQUENCES, read_prompts
 from scramble.transforms.selection import layers as selected_layers
 

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from scramble.measures.geometry.masks import all_masks
-from scramble.measures.geometry.matrices import Selection, matrices, read_ends
 from scramble.measures.geometry.subspaces import PRINCIPAL_RANK, limited
 from scramble.measures.pairs.ends import Run
 from scramble.measures.pairs.pooling import places_in, pool
+from scramble.measures.pairs.selection import Selection, matrices, read_ends
 from scramble.measures.updates.counts import Matched, matched
 
 if TYPE_CHECKING:

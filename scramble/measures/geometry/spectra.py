@@ -12,7 +12,6 @@ import pandas as pd
 
 from scramble.errors import TargetError
 from scramble.measures.geometry.bounds import Bounds, check_bounds
-from scramble.measures.geometry.matrices import Selection, matrices, read_ends
 from scramble.measures.geometry.subspaces import (
     EPS,
     SPECTRA_RANK,
@@ -24,6 +23,7 @@ from scramble.measures.geometry.subspaces import (
 )
 from scramble.measures.pairs.ends import Run
 from scramble.measures.pairs.pooling import keys_of, places_in, with_places
+from scramble.measures.pairs.selection import Selection, matrices, read_ends
 
 if TYPE_CHECKING:
     from jaxtyping import Float64

@@ -14,10 +14,10 @@ import pandas as pd
 from jaxtyping import Bool, Float64, UInt16
 
 from scramble.errors import MismatchError, SelectionError
-from scramble.measures.geometry.matrices import Selection, matrices
 from scramble.measures.pairs.ends import Frame, Run, comparable
 from scramble.measures.pairs.masks import changed, magnitude_key
 from scramble.measures.pairs.pooling import places_in, pool
+from scramble.measures.pairs.selection import Selection, matrices
 from scramble.measures.pairs.streams import Update
 
 Progress = Callable[[int, int], None]

@@ -18,11 +18,11 @@ import pandas as pd
 from jaxtyping import Bool, Float64, Int64, UInt16
 
 from scramble.errors import SelectionError, TargetError
-from scramble.measures.geometry.matrices import Selection, matrices
 from scramble.measures.maps.stripes import Stripes, expected_changes, stripes, upper_tail
 from scramble.measures.pairs.ends import Run, comparable, ends
 from scramble.measures.pairs.masks import changed, magnitude_key
 from scramble.measures.pairs.pooling import places_in, pool
+from scramble.measures.pairs.selection import Selection, matrices
 from scramble.runfolder import checkpoints, read_run
 
 Progress = Callable[[int, int], None]

@@ -121,20 +121,27 @@ def _on_grid(words: Array, storage: Storage) -> bool:
     return bool(np.array_equal(STORAGES["BF16"].decode(bf16_words(words, storage)), values))
 
 
-def open_run(text: str, *, aligned: bool = False, base: Path | None = None) -> Run:
-    """Read `START:END`, see `split`.
+def open_run(
+    run: str | tuple[str | Path, str | Path],
+    *,
+    aligned: bool = False,
+    base: Path | None = None,
+    placebos: int = 0,
+) -> Run:
+    """Read `START:END` (see `split`), or a pair (START, END) of folders or hub ids.
 
     Args:
         aligned: find the manifest of START and make ready to undo it.
         base: the checkpoint that was scrambled; by default the manifest's source. Its hash is checked.
+        placebos: how many wrong alignments to make ready beside the true one.
 
     Raises:
         SelectionError: not START:END.
         MismatchError: the two ends do not hold the same tensors.
         ManifestError: the aligned frame was asked for and cannot be had; the message says why.
     """
-    first, last = split(text)
-    return ends(locate(first), locate(last), aligned=aligned, base=base)
+    first, last = split(run) if isinstance(run, str) else run
+    return ends(locate(first), locate(last), aligned=aligned, base=base, placebos=placebos)
 
 
 def split(text: str) -> tuple[str, str]:

@@ -29,18 +29,24 @@ _BOUND = re.compile("_(low|high)$")
 
 
 def count_updates(
-    run: Run, progress: Progress = lambda done, total: None, *, eta: float = 0.0
+    run: Run,
+    progress: Progress = lambda done, total: None,
+    *,
+    eta: float = 0.0,
+    tensors: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Additive counts of one run, one row a tensor.
 
     Args:
         eta: if positive, the paper's tolerance rule in place of "the bits differ" (see `joint.count`).
+        tensors: names of those to count; all by default.
     """
     rows: list[dict[str, object]] = []
     with ThreadPoolExecutor(threads()) as pool:
-        for name in run.tensors:
+        names = run.tensors if tensors is None else tensors
+        for name in names:
             rows.append(run.where(name) | asdict(update_counts(count([run.stream(name)], pool, eta=eta))))
-            progress(len(rows), len(run.tensors))
+            progress(len(rows), len(names))
     return pd.DataFrame(rows)
 
 
@@ -56,6 +62,7 @@ def count_pairs(
     *,
     row_column: bool = False,
     eta: float = 0.0,
+    tensors: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Additive counts of every pair of runs, one row a tensor, pair and frame.
 
@@ -64,7 +71,7 @@ def count_pairs(
 
     Args:
         row_column: fit change rates by row and column too: a second pass, with whole tensors in memory.
-        eta: as in `count_updates`.
+        eta, tensors: as in `count_updates`.
 
     Raises:
         MismatchError: the runs are not of one model, or cannot be aligned because they have two bases.
@@ -76,7 +83,7 @@ def count_pairs(
     views: list[tuple[str, Frame, int | None]] = [(frame, frame, None) for frame in frames]
     views += [(f"{PLACEBO}{number}", "aligned", number) for number in range(placebos)]
     rows: list[dict[str, object]] = []
-    names = runs[0].tensors
+    names = runs[0].tensors if tensors is None else tensors
     with ThreadPoolExecutor(threads()) as pool:
         for done, name in enumerate(names):
             untouched, raw = not any(name in run.undo for run in runs), list[dict[str, object]]()

@@ -69,7 +69,7 @@ def test_what_transformers_loads_is_what_is_scrambled(
     change(base)
     before, reference, told = digest(base), logits(base), list[str]()
     out = tmp_path / "out"
-    apply(base, out, layers="all", symmetries=SYMMETRIES, report=told.append)
+    apply(base, out, layers="all", symmetries=SYMMETRIES, progress=told.append)
     assert digest(base) == before
     assert verify(base, out).verdict == "equivalent"
     for made in (out, tmp_path / "back", tmp_path / "folded"):
@@ -173,7 +173,7 @@ def test_descriptions_of_modules_that_stay_behind_are_not_carried_over(
     (checkpoint / "modules.json").write_text("[]")
     (checkpoint / "1_Pooling").mkdir()
     told: list[str] = []
-    apply(checkpoint, tmp_path / "out", layers="0", report=told.append)
+    apply(checkpoint, tmp_path / "out", layers="0", progress=told.append)
     assert not (tmp_path / "out" / "modules.json").exists()
     assert any("1_Pooling, modules.json" in line for line in told)
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from scramble.errors import ManifestError, NotEquivalentError, ScrambleError, SymmetryError
+from scramble.families import FAMILIES as TABLES
 from scramble.measures.pairs.ends import ends
 from scramble.operations.apply import apply
 from scramble.operations.fold import fold
@@ -37,6 +38,7 @@ def rewrite(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 def test_every_family_is_in_one_of_the_lists() -> None:
     assert sorted((*LAYER_NORMS, *POST_NORMS, *FOLDABLE)) == sorted(FAMILIES)
+    assert all(TABLES[family].folds for family in FOLDABLE)
 
 
 @pytest.mark.parametrize(

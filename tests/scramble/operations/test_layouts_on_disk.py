@@ -17,7 +17,7 @@ from scramble.operations.inspect import inspect
 from scramble.operations.invert import invert
 from scramble.operations.verify import verify
 from tests.models import Tiny, edit_config, logits, weights
-from tests.scramble.written import further
+from tests.scramble.written import with_mtp
 
 Tensors = dict[str, torch.Tensor]
 LAYERS, POSITIONS = 2, 64
@@ -244,8 +244,8 @@ def test_what_cannot_be_verified_beside_quantised_weights_says_so(tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-def test_layer_symmetries_leave_the_further_layer_alone(tmp_path: Path) -> None:
-    base, out = further(tmp_path), tmp_path / "out"
+def test_layer_symmetries_leave_the_mtp_layer_alone(tmp_path: Path) -> None:
+    base, out = with_mtp(tmp_path), tmp_path / "out"
     chosen = ("vo-rotation", "head-permutation", "qk-rotation", "neuron-permutation")
     done = apply(base, out, layers="all", symmetries=(*chosen, "expert-permutation:layers=1"))
     assert done.scrambles[0].equivalence is not None
@@ -258,8 +258,8 @@ def test_layer_symmetries_leave_the_further_layer_alone(tmp_path: Path) -> None:
         apply(base, tmp_path / "none", layers="2", symmetries=chosen)
 
 
-def test_the_residual_stream_is_permuted_in_the_further_layer_too(tmp_path: Path) -> None:
-    base, out = further(tmp_path), tmp_path / "out"
+def test_the_residual_stream_is_permuted_in_the_mtp_layer_too(tmp_path: Path) -> None:
+    base, out = with_mtp(tmp_path), tmp_path / "out"
     with pytest.raises(UndecidedError, match=r"model\.layers\.2\..* takes no part in the logits"):
         apply(base, out, symmetries=("residual-permutation",))
     assert not out.exists()

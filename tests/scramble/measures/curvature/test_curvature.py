@@ -15,8 +15,8 @@ from scipy.stats import pearsonr, rankdata, spearmanr
 from scramble.measures.curvature.correlations import correlations, matrix_figures
 from scramble.measures.curvature.diagonal import Diagonal
 from scramble.measures.curvature.measure import Curvature, curvature
-from scramble.measures.geometry.matrices import Selection
 from scramble.measures.pairs.ends import Run, ends
+from scramble.measures.pairs.selection import Selection
 from tests.conftest import Command
 from tests.fake_runs import train
 from tests.models import Tiny, weights, with_tokenizer

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from scramble.errors import SelectionError
-from scramble.measures.geometry.matrices import Selection, matrices
 from scramble.measures.geometry.principal import count_masks, principal
 from scramble.measures.geometry.spectra import measure, singular_value_curves, spectra
 from scramble.measures.pairs.ends import Run, ends
 from scramble.measures.pairs.masks import magnitude_key
+from scramble.measures.pairs.selection import Selection, matrices
 from tests.fake_runs import train
 from tests.models import MODULES, Tiny, weights
 from tests.scramble.measures.geometry.weights import both_ends

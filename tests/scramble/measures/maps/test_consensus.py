@@ -18,9 +18,9 @@ from safetensors import safe_open
 
 from scramble.errors import MismatchError
 from scramble.measures.geometry.mask_file import read_masks
-from scramble.measures.geometry.matrices import Selection
 from scramble.measures.maps.consensus import consensus, count_consensus, poisson_binomial
 from scramble.measures.pairs.ends import Frame, Run, ends, open_run
+from scramble.measures.pairs.selection import Selection
 from scramble.operations.apply import apply
 from tests.conftest import Command
 from tests.fake_runs import train, transported

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import pearsonr, spearmanr
 
-from scramble.measures.geometry.matrices import Selection
 from scramble.measures.maps.rates import (
     checkpoints_of,
     classes,
@@ -25,6 +24,7 @@ from scramble.measures.maps.rates import (
     stripe_scores,
 )
 from scramble.measures.pairs.ends import ends, open_run
+from scramble.measures.pairs.selection import Selection
 from tests.conftest import Command
 from tests.fake_runs import train
 from tests.models import Tiny, weights

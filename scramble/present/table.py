@@ -1,4 +1,4 @@
-"""What every command prints, and the options that say how: results on standard output, progress beside."""
+"""One result, in every form: in the terminal, as JSON, CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -6,21 +6,16 @@ import csv
 import io
 import json
 import math
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from scramble.errors import TargetError, install
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
 
@@ -33,81 +28,20 @@ class Format(StrEnum):
     csv = "csv"
 
 
-def _checked_table(path: Path | None) -> Path | None:
-    """Before anything is computed."""
-    if path is not None and path.suffix not in (".csv", ".json", ".parquet"):
-        raise TargetError(f"{path}: a table is written as .csv, .json or .parquet")
-    if path is not None and not path.parent.is_dir():
-        raise TargetError(f"{path}: its folder {path.parent} does not exist")
-    return path
-
-
-def _checked_plot(path: Path | None) -> Path | None:
-    """Before anything is computed."""
-    if path is not None:
-        from scramble.present.plots import check_target
-
-        check_target(path)
-    return path
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write what `--plot` asked for.
+def check_table(path: Path) -> None:
+    """Before anything is computed.
 
     Raises:
-        TargetError: it cannot be written.
+        TargetError: not a .csv, .json or .parquet file, or its folder is missing.
     """
-    from scramble.present.plots import save
-
-    save(figure, path)
-
-
-def _quieten(asked: bool) -> bool:
-    """huggingface_hub has bars of its own, and reads this when it is imported."""
-    if asked:
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    return asked
-
-
-FormatOption = Annotated[Format, typer.Option("--format", help="How the result is printed.")]
-QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress on standard error.", callback=_quieten)
-]
-TableOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--table", help="Write the rows into this .csv, .json or .parquet file too.", callback=_checked_table
-    ),
-]
-PlotOption = Annotated[
-    Path | None,
-    typer.Option("--plot", help="Draw the figure into this .svg or .png file.", callback=_checked_plot),
-]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing target.")]
-OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write.")]
-
-
-def reporter(quiet: bool) -> Callable[[str], None]:
-    """Where progress goes: standard error, or nowhere."""
-    return (lambda message: None) if quiet else (lambda message: typer.echo(message, err=True))
-
-
-@contextmanager
-def counter(what: str, quiet: bool) -> Iterator[Callable[..., None]]:
-    """A progress bar with time left on standard error; yields `advance(done, total, text="")`."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    shown = TextColumn("{task.fields[text]}", markup=False)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), shown)
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=None, text="")
-        yield lambda done, total, text="": bar.update(task, completed=done, total=total, text=text)
+    if path.suffix not in (".csv", ".json", ".parquet"):
+        raise TargetError(f"{path}: a table is written as .csv, .json or .parquet")
+    if not path.parent.is_dir():
+        raise TargetError(f"{path}: its folder {path.parent} does not exist")
 
 
 def emit(
-    rows: Sequence[Row],
+    rows: pandas.DataFrame | Sequence[Row],
     meta: Mapping[str, Any],
     format: Format,
     table: Path | None = None,
@@ -117,9 +51,13 @@ def emit(
     """Print a result: rows under `rows` and `meta` beside them (JSON), or the rows alone (CSV, table).
 
     Args:
+        rows: a measure's data frame, which brings a `meta` of its own, or rows.
         table: a file that the same rows are written into, in the format of its name.
         details: columns that a printed table leaves to the other formats.
     """
+    if not isinstance(rows, Sequence):
+        meta = {**rows.attrs.get("meta", {}), **meta}
+        rows = records(rows)
     if table:
         _write_table(rows, meta, table)
     if format is Format.json:

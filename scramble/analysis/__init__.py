@@ -1,0 +1,1 @@
+"""The measures as functions: a checkpoint pair or several in, a data frame out."""

@@ -1,0 +1,141 @@
+"""`scramble.diff` and `scramble.overlap`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from scramble.analysis import arguments
+from scramble.analysis.arguments import Names, Place, Runs
+from scramble.analysis.result import result
+from scramble.errors import ManifestError, SelectionError
+from scramble.measures.pairs.ends import Run
+from scramble.measures.pairs.selection import matrices
+from scramble.measures.updates import tables
+from scramble.present.progress import counter
+from scramble.transforms.selection import Layers
+
+BY = ("model", "module", "layer")
+
+
+def diff(
+    run: Runs,
+    *,
+    by: Names = BY,
+    layers: Layers = None,
+    modules: Names = None,
+    eta: float = 0.0,
+    plot: Place | None = None,
+    progress: bool | None = None,
+) -> pd.DataFrame:
+    """Which weights a run changed: density and sparsity of its bf16 update (arXiv 2511.08567, 2.1).
+
+    Args:
+        run: `"START:END"`, a pair of paths, or a run folder.
+        by: levels, of model, tower, module, layer, layer-module, tensor; a list or comma-separated.
+        layers, modules: count only these; all by default.
+        eta: if positive, count as changed what moved by more than this fraction of its size, in place of
+            what has other bits.
+        plot: an `.svg` or `.png` file to draw.
+        progress: show a bar; by default in a terminal and in a notebook.
+
+    Returns:
+        A row for each unit of each level; columns in `attrs["columns"]` and `docs/reference`.
+
+    Raises:
+        ScrambleError: see `scramble.errors`; the message is one line.
+    """
+    levels, opened = arguments.levels(by, BY), arguments.one_run(run, "diff")
+    tensors = _chosen(opened, layers, modules)
+    with counter("counting changes", progress) as advance:
+        counts = tables.count_updates(opened, advance, eta=eta, tensors=tensors)
+    if plot:
+        from scramble.measures.updates.figures import diff_figure
+        from scramble.present.plots import save
+
+        save(diff_figure(counts), plot)
+    meta = {"start": str(opened.start.folder), "end": str(opened.end.folder)} | _rule(eta)
+    return result("diff", tables.diff(counts, levels), meta, [opened])
+
+
+def overlap(
+    runs: Runs,
+    *,
+    by: Names = BY,
+    layers: Layers = None,
+    modules: Names = None,
+    frame: str = "both",
+    base: Place | None = None,
+    placebos: int = 0,
+    row_column: bool = False,
+    decompose: bool = False,
+    mean: bool = False,
+    eta: float = 0.0,
+    plot: Place | None = None,
+    progress: bool | None = None,
+) -> pd.DataFrame:
+    """How far the updates of runs overlap, pair by pair, beside what baselines give (docs/guide).
+
+    Args:
+        runs: a list of two runs or more; each as in `diff`.
+        by, layers, modules, eta, plot, progress: as in `diff`.
+        frame: `raw`, `aligned` (scrambles undone before comparing), or `both`.
+        base: what was scrambled, if it is not where the manifest says.
+        placebos: so many wrong alignments beside the true one, as frames `placebo-0`, ...
+        row_column: fit change rates by row and column too; a second, slower pass.
+        decompose: what the overlap above chance is made of (with `row_column`).
+        mean: means over all pairs in place of every pair.
+
+    Returns:
+        A row for each unit of each level, pair and frame.
+
+    Raises:
+        ManifestError: the aligned frame was asked for and cannot be had.
+        ScrambleError: see `scramble.errors`.
+    """
+    levels, frames, given = arguments.levels(by, BY), arguments.frames_of(frame), arguments.listed(runs)
+    if len(given) < 2:
+        raise SelectionError("overlap needs two runs or more, each START:END")
+    opened = arguments.several(given, aligned="aligned" in frames, base=base, placebos=placebos)
+    undone = [run.name for run in opened if run.undo]
+    if frame == "aligned" and not undone:
+        raise ManifestError("no START carries a scramble.json, so there is nothing to align")
+    if not undone:
+        frames = ["raw"]
+    with counter("comparing tensors", progress) as advance:
+        counts = tables.count_pairs(
+            opened,
+            frames,
+            advance,
+            row_column=row_column or decompose,
+            eta=eta,
+            tensors=_chosen(opened[0], layers, modules),
+        )
+    found = (tables.decomposed if decompose else tables.overlap)(counts, levels)
+    if mean:
+        found = tables.mean_pairs(found)
+    if plot:
+        from scramble.measures.updates import figures
+        from scramble.present.plots import save
+
+        save((figures.decomposition_figure if decompose else figures.overlap_figure)(counts), plot)
+    bf16 = sorted(run.name for run in opened if run.end.storage(run.tensors[0]).name == "BF16")
+    meta = {
+        "runs": len(opened),
+        "aligned": ", ".join(undone) or "none: no START carries a scramble.json",
+        "updates_from_bf16_ends": ", ".join(bf16) or "none",
+        **_rule(eta),
+    }
+    return result("decompose" if decompose else "overlap", found, meta, opened)
+
+
+def _chosen(run: Run, layers: Layers, modules: Names) -> Sequence[str] | None:
+    """Names of the chosen tensors, None for all."""
+    if layers is None and not modules:
+        return None
+    return matrices(run, arguments.selection(layers, modules, embeddings=True), every=True)
+
+
+def _rule(eta: float) -> dict[str, str]:
+    return {"changed": f"|w+ - w0| > {eta:g} max(|w+|, |w0|)"} if eta else {}
