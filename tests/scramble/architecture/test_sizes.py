@@ -16,14 +16,17 @@ from hypothesis import strategies as st
 
 from scramble.architecture import Config, Family, Table
 from scramble.checkpoints import open_checkpoint
+from scramble.equivalence.claims import claim
 from scramble.errors import ManifestError, UnknownFamilyError
 from scramble.families import FAMILIES, architecture
 from scramble.families.blocks import decoder
 from scramble.measures.maps.heads import boundaries
+from scramble.measures.pairs.ends import ends
 from scramble.operations.apply import apply
 from scramble.operations.compose import compose
 from scramble.operations.inspect import inspect
 from scramble.operations.invert import invert
+from scramble.transforms.record import read_record
 from tests.models import weights
 from tests.scramble.written import folder
 
@@ -164,6 +167,20 @@ def test_groups_axes_and_heads_are_those_of_the_layer(tmp_path: Path) -> None:
     for layer, (heads, group, channels, _) in enumerate(WIDTHS):
         found = boundaries(checkpoint, f"model.layers.{layer}.self_attn.q_proj.weight", 0)
         assert [one.at for one in found] == [channels * head for head in range(1, heads * group)]
+
+
+def test_claims_and_aligned_updates_take_the_sizes_of_the_layer(tmp_path: Path) -> None:
+    base, out = uneven(tmp_path / "base", WIDTHS), tmp_path / "out"
+    apply(base, out, layers="all", symmetries=CHOSEN, check=False)
+    source, scrambled = open_checkpoint(base), open_checkpoint(out)
+    claimed = claim(scrambled, read_record(out).stages(source))
+    assert claimed.exact.keys() == {name for name in source.tensors if ".layers." in name}
+    for name, values in claimed.exact.items():
+        np.testing.assert_allclose(values(), scrambled.words(name).view(np.float64), atol=1e-14)
+        assert claimed.off(name) == 0
+    run = ends(out, out, aligned=True)
+    for name in run.tensors:
+        assert (run.read(name, "aligned").delta == 0).all()
 
 
 def test_sizes_of_a_layer_are_checked(tmp_path: Path) -> None:

@@ -258,6 +258,17 @@ def test_layer_symmetries_leave_the_mtp_layer_alone(tmp_path: Path) -> None:
         apply(base, tmp_path / "none", layers="2", symmetries=chosen)
 
 
+def test_folding_leaves_the_mtp_layer_alone(tmp_path: Path) -> None:
+    """transformers does not run it, so that no verification would see it."""
+    base, out = with_mtp(tmp_path), tmp_path / "out"
+    done = fold(base, out).fold
+    assert done is not None
+    assert done.tensors
+    assert not any(".layers.2." in name for name in done.tensors)
+    old, new = weights(base), weights(out)
+    assert all(torch.equal(old[name], new[name]) for name in old if ".layers.2." in name)
+
+
 def test_the_residual_stream_is_permuted_in_the_mtp_layer_too(tmp_path: Path) -> None:
     base, out = with_mtp(tmp_path), tmp_path / "out"
     with pytest.raises(UndecidedError, match=r"model\.layers\.2\..* takes no part in the logits"):
