@@ -79,11 +79,12 @@ def _mtp(config: Config) -> list[Table]:
 
 def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
     layout: Literal["interleaved", "half"] = "interleaved" if config["rope_interleave"] else "half"
-    rope = Constraint("rope", "qk_rope", "rotary positions act on pairs of qk_rope channels", layout=layout)
+    rotary = {**config, "head_dim": config["qk_rope_head_dim"]}
+    rope = decoder.rope(rotary, layer, axis="qk_rope", layout=layout)
     if layer < config["first_k_dense_replace"]:
-        return (rope,)
+        return rope
     groups = config["n_group"] or 1
-    return (rope, Constraint("routing", "expert", "routing chooses groups of experts first", groups=groups))
+    return (*rope, Constraint("routing", "expert", "routing chooses groups of experts first", groups=groups))
 
 
 _READS_ATTENTION = ("q_proj", "q_a_proj", "kv_a_proj_with_mqa")
@@ -103,6 +104,9 @@ DEEPSEEK_V3 = Family(
         "first_k_dense_replace": 3,
         "n_group": 8,
         "rope_interleave": True,
+        "rope_scaling": None,
+        "rope_parameters": None,
+        "partial_rotary_factor": None,
         "num_mtp_layers": 1,
     },
     aliases={"num_local_experts": "n_routed_experts", "num_nextn_predict_layers": "num_mtp_layers"},
