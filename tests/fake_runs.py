@@ -37,7 +37,7 @@ def transported(base: Path, start: Path, end: Path, target: Path) -> Path:
         delta = (new[source].double() - old[source].double()).numpy()
         if name in touched:
             action = touched[name]
-            delta = act(delta, action.layout, checkpoint.architecture.sizes, action.elements)
+            delta = act(delta, action.layout, checkpoint.architecture.slots()[name].sizes, action.elements)
         tensors[name] = (value.double() + torch.from_numpy(delta)).float()
     target.mkdir()
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})

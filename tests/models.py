@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,71 +13,129 @@ import torch
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from scramble.errors import UnknownFamilyError
 from scramble.families import FAMILIES as TABLES
+from scramble.families import architecture
 from scramble.models.arithmetic import Float64
 
 FAMILIES = tuple(TABLES)
-# These have no head_dim of their own.
-_DIVIDED = (
-    *("cohere", "falcon", "gpt2", "gpt_neox", "olmo", "olmo2", "opt"),
-    *("phi", "phi3", "qwen2", "qwen2_moe", "stablelm", "starcoder2"),
-)
-# These have as many KV heads as query heads.
-_UNGROUPED = ("deepseek_v3", "gpt2", "gpt_neox", "opt")
 _TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 10}
-# What a family's config needs to be small.
-_SMALL: dict[str, dict[str, Any]] = {
-    "deepseek_v3": {
-        **{"n_routed_experts": 6, "num_experts_per_tok": 2, "n_group": 3, "topk_group": 2},
-        **{"first_k_dense_replace": 1, "kv_lora_rank": 16, "q_lora_rank": None, "n_shared_experts": 2},
-        **{"qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 6, "moe_intermediate_size": 10},
-    },
-    "glm": _TOKENS,
-    "glm4": _TOKENS,
-    "gpt_oss": {
-        "num_local_experts": 4,
-        "num_experts_per_tok": 2,
-        "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
-    },
-    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
-    "phi3": _TOKENS,
-    "qwen2_moe": {**_MOE, "shared_expert_intermediate_size": 14, "mlp_only_layers": [1]},
-    "qwen3_moe": {**_MOE, "mlp_only_layers": [1]},
-    "smollm3": _TOKENS,
-}
-# What a config may switch on: biases, a clamp that binds, positions on a part of the channels, norms.
-_SWITCHES: dict[str, dict[str, Any]] = {
-    "cohere": {"attention_bias": True, "use_qk_norm": True},
-    "deepseek_v3": {
-        "attention_bias": True,
-        "q_lora_rank": 14,
-        "rope_interleave": False,
-        "n_group": 1,
-        "topk_group": 1,
-    },
-    "falcon": {"alibi": True, "bias": True, "parallel_attn": False},
-    "gemma": {"attention_bias": True},
-    "gemma2": {"attention_bias": True},
-    "gemma3_text": {"attention_bias": True},
-    "glm": {"attention_bias": False},
-    "glm4": {"attention_bias": False},
-    "gpt2": {"n_inner": 20},
-    "gpt_neox": {"attention_bias": False, "rotary_pct": 1.0},
-    "gpt_oss": {"attention_bias": False},
-    "granite": {"attention_bias": True, "mlp_bias": True},
-    "llama": {"attention_bias": True, "mlp_bias": True},
-    "olmo": {"attention_bias": True, "clip_qkv": 0.7},
-    "olmo2": {"attention_bias": True},
-    "opt": {"enable_bias": False, "do_layer_norm_before": False, "word_embed_proj_dim": 10},
-    "phi": {"qk_layernorm": True},
-    "phi3": {"partial_rotary_factor": 0.5},
-    "qwen2_moe": {"qkv_bias": False},
-    "qwen3": {"attention_bias": True},
-    "qwen3_moe": {"attention_bias": True},
-    "smollm3": {"attention_bias": True, "mlp_bias": True, "no_rope_layers": [1, 0, 1]},
-    "stablelm": {"qk_layernorm": True, "use_qkv_bias": True, "use_parallel_residual": True},
-    "starcoder2": {"use_bias": False},
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a family's configuration has beside the usual keys. A family without any needs no entry.
+
+    Attributes:
+        small: keys that make a model small, or that transformers needs.
+        switches: what a config may switch on: biases, a clamp that binds, partial positions, other norms.
+        own: the family's own names for the usual keys, from these.
+        heads: KV heads, and query heads for each, that the family has for those that are asked for.
+        head_dim: whether `head_dim` is a key, so that the hidden size is none of its multiples.
+    """
+
+    small: Config = field(default_factory=dict)
+    switches: Config = field(default_factory=dict)
+    own: Callable[[Tiny, Config], Config] = lambda tiny, usual: {}
+    heads: Callable[[Tiny], tuple[int, int]] = lambda tiny: (tiny.kv_heads, tiny.group)
+    head_dim: bool = True
+
+
+def _ungrouped(tiny: Tiny) -> tuple[int, int]:
+    return tiny.kv_heads, 1
+
+
+def _gpt2(tiny: Tiny, usual: Config) -> Config:
+    names = {"n_embd": "hidden_size", "n_head": "num_attention_heads", "n_layer": "num_hidden_layers"}
+    return {own: usual[name] for own, name in names.items()} | {"n_positions": 64}
+
+
+def _falcon_heads(tiny: Tiny) -> tuple[int, int]:
+    """The new architecture has any number of KV heads, the old one (switched) has one or all of them."""
+    if not tiny.switched:
+        return tiny.kv_heads, tiny.group
+    return (1, tiny.kv_heads * tiny.group) if tiny.group > 1 else (tiny.kv_heads, 1)
+
+
+def _falcon(tiny: Tiny, usual: Config) -> Config:
+    count = tiny.heads[0]
+    return {
+        "num_kv_heads": count,
+        "new_decoder_architecture": not tiny.switched,
+        "multi_query": count == 1,
+    }
+
+
+_BIAS = {"attention_bias": True}
+_BIASES = {"attention_bias": True, "mlp_bias": True}
+_SETTINGS: dict[str, Settings] = {
+    "cohere": Settings(switches={**_BIAS, "use_qk_norm": True}, head_dim=False),
+    "deepseek_v3": Settings(
+        small={
+            **{"n_routed_experts": 6, "num_experts_per_tok": 2, "n_group": 3, "topk_group": 2},
+            **{"first_k_dense_replace": 1, "kv_lora_rank": 16, "q_lora_rank": None, "n_shared_experts": 2},
+            **{"qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 6, "moe_intermediate_size": 10},
+        },
+        switches={**_BIAS, "q_lora_rank": 14, "rope_interleave": False, "n_group": 1, "topk_group": 1},
+        heads=_ungrouped,
+        own=lambda tiny, usual: {"hidden_size": 6 * usual["num_attention_heads"]},
+        head_dim=False,
+    ),
+    "falcon": Settings(
+        switches={"alibi": True, "bias": True, "parallel_attn": False},
+        own=_falcon,
+        heads=_falcon_heads,
+        head_dim=False,
+    ),
+    "gemma": Settings(switches=_BIAS),
+    "gemma2": Settings(switches=_BIAS),
+    "gemma3_text": Settings(switches=_BIAS),
+    "glm": Settings(small=_TOKENS, switches={"attention_bias": False}),
+    "glm4": Settings(small=_TOKENS, switches={"attention_bias": False}),
+    "gpt2": Settings(switches={"n_inner": 20}, own=_gpt2, heads=_ungrouped, head_dim=False),
+    "gpt_neox": Settings(
+        switches={"attention_bias": False, "rotary_pct": 1.0}, heads=_ungrouped, head_dim=False
+    ),
+    "gpt_oss": Settings(
+        small={
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
+        },
+        switches={"attention_bias": False},
+    ),
+    "granite": Settings(switches=_BIASES),
+    "llama": Settings(switches=_BIASES),
+    "mixtral": Settings(small={"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "olmo": Settings(switches={**_BIAS, "clip_qkv": 0.7}, head_dim=False),
+    "olmo2": Settings(switches=_BIAS, head_dim=False),
+    "opt": Settings(
+        switches={"enable_bias": False, "do_layer_norm_before": False, "word_embed_proj_dim": 10},
+        own=lambda tiny, usual: {"ffn_dim": 20, "word_embed_proj_dim": usual["hidden_size"]},
+        heads=_ungrouped,
+        head_dim=False,
+    ),
+    "phi": Settings(switches={"qk_layernorm": True}, head_dim=False),
+    "phi3": Settings(small=_TOKENS, switches={"partial_rotary_factor": 0.5}, head_dim=False),
+    "qwen2": Settings(head_dim=False),
+    "qwen2_moe": Settings(
+        small={**_MOE, "shared_expert_intermediate_size": 14, "mlp_only_layers": [1]},
+        switches={"qkv_bias": False},
+        head_dim=False,
+    ),
+    "qwen3": Settings(switches=_BIAS),
+    "qwen3_moe": Settings(small={**_MOE, "mlp_only_layers": [1]}, switches=_BIAS),
+    "smollm3": Settings(
+        small=_TOKENS,
+        switches=_BIASES,
+        own=lambda tiny, usual: {"no_rope_layers": [1, 0, 1][: tiny.layers]} if tiny.switched else {},
+    ),
+    "stablelm": Settings(
+        switches={"qk_layernorm": True, "use_qkv_bias": True, "use_parallel_residual": True}, head_dim=False
+    ),
+    "starcoder2": Settings(switches={"use_bias": False}, head_dim=False),
 }
 
 # Of the layers of `Tiny("llama")`.
@@ -97,30 +156,52 @@ class Tiny:
     seed: int = 0
 
     @property
+    def settings(self) -> Settings:
+        return _SETTINGS.get(self.family, Settings())
+
+    @property
     def heads(self) -> tuple[int, int]:
         """KV heads, and query heads for each, that the configuration really has."""
-        if self.family == "falcon" and self.switched and self.group > 1:
-            return 1, self.kv_heads * self.group
-        return self.kv_heads, 1 if self.ungrouped else self.group
+        return self.settings.heads(self)
 
     @property
     def pairs(self) -> bool:
-        """Whether the rotary channels come in pairs; these families cannot run otherwise."""
-        part = {"phi": 0.5, "stablelm": 0.25, "gpt_neox": 1.0 if self.switched else 0.25}.get(
-            self.family, 1.0
-        )
-        return int(self.head_dim * part) % 2 == 0 and self.head_dim * part >= 2
+        """Whether the rotary channels come in pairs; families cannot run otherwise."""
+        try:
+            architecture(self.config | {"model_type": self.family}).constraints(None)
+        except UnknownFamilyError as refused:
+            if "not pairs" in str(refused):
+                return False
+            raise
+        return True
 
     @property
-    def ungrouped(self) -> bool:
-        return self.family in _UNGROUPED or (self.family == "falcon" and self.switched)
+    def sparse(self) -> set[int]:
+        """Layers with routed experts, by transformers' modules."""
+        names = [name for name, _ in self.on_meta().named_modules() if name.endswith(".experts")]
+        prefix = TABLES[self.family].layer
+        found = [prefix.replace("{layer}", str(layer)) for layer in range(self.layers)]
+        return {layer for layer, one in enumerate(found) if any(name.startswith(one) for name in names)}
 
     @property
-    def config(self) -> dict[str, Any]:
+    def norms(self) -> set[str]:
+        """Classes of transformers' norms."""
+        kinds = {type(module).__name__ for module in self.on_meta().modules()}
+        return {kind for kind in kinds if "Norm" in kind}
+
+    def on_meta(self) -> PreTrainedModel:
+        """transformers' model without memory."""
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                AutoConfig.for_model(self.family, **self.config)
+            )
+        return model
+
+    @property
+    def config(self) -> Config:
         heads = self.heads[0] * self.heads[1]
-        hidden = heads * (self.head_dim if self.family in _DIVIDED else 6)
-        config: dict[str, Any] = {
-            "hidden_size": hidden,
+        usual: Config = {
+            "hidden_size": heads * (6 if self.settings.head_dim else self.head_dim),
             "intermediate_size": 20,
             "num_hidden_layers": self.layers,
             "num_attention_heads": heads,
@@ -129,22 +210,10 @@ class Tiny:
             "max_position_embeddings": 64,
             "tie_word_embeddings": self.tied,
         }
-        if self.family not in (*_DIVIDED, "deepseek_v3"):
-            config["head_dim"] = self.head_dim
-        if self.family == "gpt2":
-            config |= {"n_embd": hidden, "n_head": heads, "n_layer": self.layers, "n_positions": 64}
-        if self.family == "opt":
-            config |= {"ffn_dim": 20, "word_embed_proj_dim": hidden}
-        if self.family == "falcon":
-            # The new architecture has any number of KV heads, the old one has one or all of them.
-            config |= {"num_kv_heads": self.heads[0], "new_decoder_architecture": not self.switched}
-            config |= {"multi_query": self.heads[0] == 1}
-        config |= _SMALL.get(self.family, {})
-        if self.switched:
-            config |= _SWITCHES.get(self.family, {})
-        if config.get("no_rope_layers"):
-            config["no_rope_layers"] = config["no_rope_layers"][: self.layers]
-        return config
+        if self.settings.head_dim:
+            usual["head_dim"] = self.head_dim
+        switches = self.settings.switches if self.switched else {}
+        return usual | self.settings.own(self, usual) | self.settings.small | switches
 
     def build(self) -> PreTrainedModel:
         """A float64 model whose parameters are all random."""
@@ -153,6 +222,9 @@ class Tiny:
     def save(self, folder: Path, dtype: torch.dtype = torch.float64, shard: str = "1GB") -> Path:
         self.build().to(dtype).save_pretrained(folder, max_shard_size=shard)
         return folder
+
+
+MIXTURES = tuple(family for family in FAMILIES if Tiny(family, 2, 2, 8, layers=2).sparse)
 
 
 def built(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:

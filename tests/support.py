@@ -41,7 +41,7 @@ def measure(family: str, symmetry: str, switched: bool, scratch: Path) -> float 
     """
     model = Tiny(family, 2, 2, 8, layers=2, switched=switched, seed=1)
     base, out = model.save(scratch / "base"), scratch / "out"
-    sparse = "1" if family == "deepseek_v3" else "0"
+    layer = min(model.sparse or {0})  # one with routed experts, where there are any
     try:
         if symmetry == "fold":
             done = fold(base, out).fold
@@ -49,7 +49,7 @@ def measure(family: str, symmetry: str, switched: bool, scratch: Path) -> float 
             fold(base, scratch / "folded", check=False)
             done = apply(scratch / "folded", out, symmetries=(symmetry,)).scrambles[-1]
         else:
-            layers = None if SYMMETRIES[symmetry].whole else sparse
+            layers = None if SYMMETRIES[symmetry].whole else str(layer)
             done = apply(base, out, layers=layers, symmetries=(symmetry,)).scrambles[-1]
     except SymmetryError as refused:
         return next(key for key in REASONS if key in str(refused))

@@ -188,8 +188,9 @@ class _Maps:
             by_runs = masks.sum(axis=0, dtype="uint16")[index]
             high, wide = by_runs.shape
             means = area_means(by_runs, cells(high), cells(wide)) / len(masks)
-            lines = [_heads(self.runs[0], tensor, dimension) for dimension in (0, 1)]
-            self.maps.append(self.figures.Map(name, means, (high, wide), *lines))
+            run = self.runs[0]
+            rows, columns = (_heads(run, tensor, dimension) for dimension in (0, 1))
+            self.maps.append(self.figures.Map(name, means, (high, wide), rows, columns, run.where(name)))
 
     def save(self, path: Place) -> None:
         from scramble.present.plots import save

@@ -78,9 +78,14 @@ class Layout:
         return frozenset(re.findall(r"(?<![\w|])\w+(?![\w|])", self.text))
 
     @property
+    def stack(self) -> tuple[str, ...]:
+        """The axes that count members of a stack, those in brackets; they are the first dimensions."""
+        return tuple(re.findall(r"\[(\w+)\]", self.text))
+
+    @property
     def stacked(self) -> int:
-        """How many of the first dimensions count members of a stack: those in brackets."""
-        return self.text.count("[")
+        """How many of the first dimensions count members of a stack."""
+        return len(self.stack)
 
     @property
     def gains(self) -> frozenset[str]:
@@ -133,36 +138,68 @@ class Slot:
 
     Attributes:
         pattern: the name, with the axes that are in it in braces.
-        layer: the layer that it belongs to, None outside the layers.
+        sizes: the length of every axis here; it may be another one in another layer.
+        layer: the decoder layer that it belongs to, None outside the layers.
+        mtp: the number in the name of the MTP layer that it belongs to, None outside those.
         local: the pattern within its layer.
         position: index on every axis of the name.
     """
 
     pattern: str
     layout: Layout
+    sizes: Sizes
     layer: int | None = None
+    mtp: int | None = None
     local: str = ""
     position: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def number(self) -> int | None:
+        """The number of its layer, decoder or MTP layer; None outside."""
+        return self.mtp if self.layer is None else self.layer
+
+    @property
+    def module(self) -> str:
+        """What the module that holds it is called: `q_proj` of `self_attn.q_proj.bias`.
+
+        >>> Slot("", parse("hidden"), {}, local="mlp.experts.{expert}.down_proj.weight").module
+        'down_proj'
+        >>> Slot("", parse("[expert] hidden"), {}, local="mlp.experts.down_proj_bias").module
+        'down_proj'
+        """
+        parts = [part for part in self.local.split(".") if not part.startswith("{")]
+        if len(parts) > 1 and parts[-1] in ("weight", "bias"):
+            parts.pop()
+        return parts[-1].removesuffix("_bias")
+
+    @property
+    def routed(self) -> bool:
+        """Whether it belongs to a routed expert, or is a stack of what belongs to each of them."""
+        return "expert" in self.position or "expert" in self.layout.stack
 
     def carries(self, axis: str) -> bool:
         return axis in self.position or self.layout.carries(axis)
 
-    def name(self, sizes: Sizes, position: Mapping[str, int] | None = None) -> str:
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the stored tensor."""
+        return self.layout.shape(self.sizes)
+
+    def name(self, position: Mapping[str, int] | None = None) -> str:
         """The stored name, here or at another position on the axes of the name."""
         at = self.position if position is None else position
 
         def number(match: re.Match[str]) -> str:
             found = 0
             for axis in match[1].split():
-                found = found * sizes[axis] + at[axis]
+                found = found * self.sizes[axis] + at[axis]
             return str(found)
 
         return _BRACES.sub(number, self.pattern) if at else self.pattern
 
-    def expand(self, sizes: Sizes) -> Iterator[Slot]:
+    def expand(self) -> Iterator[Slot]:
         """One slot for each position on the axes of the name."""
         axes = [axis for group in _BRACES.findall(self.pattern) for axis in group.split()]
-        for index in product(*(range(sizes[axis]) for axis in axes)):
+        for index in product(*(range(self.sizes[axis]) for axis in axes)):
             yield replace(self, position=dict(zip(axes, index, strict=True)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -48,9 +48,14 @@ class Family:
 
     Attributes:
         name: the config's `model_type`.
-        sizes: config to the length of every named axis.
+        sizes: (config, layer) to the length of every named axis there; None for the layer is outside the
+            layers. An axis of the whole model, as `hidden`, has one length everywhere.
         table: (config, layer) to `{name within the layer: layout}`; axes in a name stand in braces.
         outside: config to `{full name: layout}` for tensors outside the layers.
+        mtp: config to the tables of its MTP layers, which predict tokens beyond the next (DeepSeek-V3). They
+            are numbered on behind the layers. transformers ignores them, and a checkpoint may lack them.
+        head: the module that gives the logits.
+        embedding: the module with a vector a token, which a tied head shares.
         optional: config to the names, of either table, that a checkpoint may lack.
         buffers: names within a layer that hold no weights: a checkpoint may lack them, nothing moves them.
         alternatives: entries of a layer's table, and those that a checkpoint may hold in their place.
@@ -67,9 +72,12 @@ class Family:
     """
 
     name: str
-    sizes: Callable[[Config], Mapping[str, int]]
+    sizes: Callable[[Config, int | None], Mapping[str, int]]
     table: Callable[[Config, int], Table]
     outside: Callable[[Config], Table]
+    mtp: Callable[[Config], Sequence[Table]] = lambda config: ()
+    head: str = "lm_head"
+    embedding: str = "model.embed_tokens"
     optional: Callable[[Config], frozenset[str]] = lambda config: frozenset()
     buffers: frozenset[str] = frozenset()
     alternatives: tuple[tuple[Table, Table], ...] = ()
@@ -107,6 +115,8 @@ class Architecture:
         config: as the family reads `config.json`.
         bare: the checkpoint leaves the family's `base` prefix out.
         chosen: those of the family's alternatives that the checkpoint has.
+        sizes: lengths of the axes of the whole model; a layer's own are `sizes_of(layer)`.
+        layers: how many decoder layers there are.
     """
 
     family: Family
@@ -118,17 +128,25 @@ class Architecture:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "config", self.family.read(self.config))
+        object.__setattr__(self, "sizes", self._read_sizes(None))
         with self._reading():
-            sizes = dict(self.family.sizes(self.config))
             layers = self.config[self.family.depth]
-        if bad := {
-            name: size
-            for name, size in [*sizes.items(), ("layers", layers)]
-            if not isinstance(size, int) or size < 1
-        }:
-            raise UnknownFamilyError(f"config.json gives no usable size for the axes {bad}")
-        object.__setattr__(self, "sizes", sizes)
+        _check_sizes({"layers": layers})
         object.__setattr__(self, "layers", layers)
+
+    def sizes_of(self, layer: int | None) -> Mapping[str, int]:
+        """Lengths of the axes in a layer, or (None) of those of the whole model."""
+        return self.sizes if layer is None else self._sizes_by_layer[layer]
+
+    @cached_property
+    def _sizes_by_layer(self) -> list[Mapping[str, int]]:
+        return [self._read_sizes(layer) for layer in range(self.layers)]
+
+    def _read_sizes(self, layer: int | None) -> Mapping[str, int]:
+        with self._reading():
+            found = dict(self.family.sizes(self.config, layer))
+        _check_sizes(found)
+        return found
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -160,37 +178,56 @@ class Architecture:
 
     @cached_property
     def _by_layer(self) -> list[dict[str, Slot]]:
-        prefixes = [self.family.layer.replace("{layer}", str(layer)) for layer in range(self.layers)]
         with self._reading():
-            tables = [self._table(layer) for layer in range(self.layers)]
-        return [
-            self._expand(prefix, table, layer)
-            for layer, (prefix, table) in enumerate(zip(prefixes, tables, strict=True))
-        ]
+            tables = [self.family.table(self.config, layer) for layer in range(self.layers)]
+        return [self._expand(table, self.sizes_of(layer), layer) for layer, table in enumerate(tables)]
 
-    def _table(self, layer: int) -> Table:
-        table = dict(self.family.table(self.config, layer))
+    @cached_property
+    def _all(self) -> dict[str, Slot]:
+        with self._reading():
+            table, tables = self.family.outside(self.config), self.family.mtp(self.config)
+        found = self._expand(table, self.sizes)
+        for number, one in enumerate(tables, self.layers):
+            found |= self._expand(one, self._read_sizes(number), mtp=number)
+        return found | {name: slot for layer in self._by_layer for name, slot in layer.items()}
+
+    def _expand(
+        self, table: Table, sizes: Mapping[str, int], layer: int | None = None, mtp: int | None = None
+    ) -> dict[str, Slot]:
+        number = mtp if layer is None else layer
+        prefix = "" if number is None else self.family.layer.replace("{layer}", str(number))
+        found = {}
+        for local, text in (table if layer is None else self._with_alternatives(table)).items():
+            pattern = prefix + local
+            if self.bare:
+                pattern = pattern.removeprefix(self.family.base)
+            for slot in Slot(pattern, parse(text), sizes, layer, mtp, local).expand():
+                found[slot.name()] = slot
+        return found
+
+    def _with_alternatives(self, table: Table) -> Table:
         for usual, other in self.chosen:
             if usual.keys() <= table.keys():
                 table = {name: text for name, text in table.items() if name not in usual} | dict(other)
         return table
 
-    @cached_property
-    def _all(self) -> dict[str, Slot]:
-        with self._reading():
-            table = self.family.outside(self.config)
-        outside = self._expand("", table, None)
-        return outside | {name: slot for layer in self._by_layer for name, slot in layer.items()}
+    @property
+    def head_and_embedding(self) -> tuple[str, str]:
+        """Weights of the output head, stored or not, and of the embedding that it may be tied to."""
+        embedding = f"{self.family.embedding}.weight"
+        return (
+            f"{self.family.head}.weight",
+            embedding.removeprefix(self.family.base) if self.bare else embedding,
+        )
 
-    def _expand(self, prefix: str, table: Table, layer: int | None) -> dict[str, Slot]:
-        found = {}
-        for local, text in table.items():
-            pattern = prefix + local
-            if self.bare:
-                pattern = pattern.removeprefix(self.family.base)
-            for slot in Slot(pattern, parse(text), layer, local).expand(self.sizes):
-                found[slot.name(self.sizes)] = slot
-        return found
+    def is_head(self, name: str) -> bool:
+        """Whether a tensor belongs to the output head: its weight, or its bias."""
+        return name in self.slots() and _module(name) == self.family.head
+
+    def takes_part(self, name: str) -> bool:
+        """Whether the logits depend on a tensor: not on buffers, and not on MTP layers."""
+        slot = self.slots().get(name)
+        return slot is not None and slot.mtp is None and not self.is_buffer(name)
 
     def is_buffer(self, name: str) -> bool:
         """Whether a tensor holds constants of the architecture, not weights."""
@@ -200,16 +237,24 @@ class Architecture:
         return slot.local in self.family.buffers
 
     def role(self, name: str) -> Role:
-        """What a tensor is, by the axes in the family's table."""
+        """What a tensor is, by the axes in the family's table.
+
+        Embeddings and heads, those of MTP layers too, have a row a token or a position; the weight of a norm
+        scales an axis, and its bias stands in the same module.
+        """
         if self.is_buffer(name):
             return "buffer"
         layout = self.slots()[name].layout
         if layout.axes & {"vocab", "position"}:
             return "embedding"
-        weight = self.slots().get(re.sub(r"(^|\.)bias$", r"\1weight", name))
-        if weight is not None and weight.layout.gains:
+        if _module(name) in self._norms:
             return "norm"
         return "matrix" if len(layout.dims) - layout.stacked == 2 else "bias"
+
+    @cached_property
+    def _norms(self) -> frozenset[str]:
+        """Modules that hold a weight which scales an axis."""
+        return frozenset(_module(name) for name, slot in self.slots().items() if slot.layout.gains)
 
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Compare the table with what a checkpoint holds.
@@ -221,11 +266,11 @@ class Architecture:
         quantised = self.quantised(shapes)
         for name, slot in slots.items():
             if name not in shapes:
-                if slot.local not in optional and name not in quantised:
+                if slot.mtp is None and slot.local not in optional and name not in quantised:
                     raise UnknownFamilyError(
                         f"{self.family.name}: '{name}' is in the family's table but not in the checkpoint"
                     )
-            elif shapes[name] != (want := slot.layout.shape(self.sizes)):
+            elif shapes[name] != (want := slot.shape()):
                 raise UnknownFamilyError(
                     f"{self.family.name}: '{name}' has shape {shapes[name]}; "
                     f"the config and '{slot.layout.text}' make it {want}"
@@ -246,3 +291,12 @@ class Architecture:
                 if name.endswith(suffix) and (stem := name.removesuffix(suffix)) in slots:
                     found.setdefault(stem, []).append(name)
         return found
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _check_sizes(sizes: Mapping[str, object]) -> None:
+    if bad := {name: size for name, size in sizes.items() if not isinstance(size, int) or size < 1}:
+        raise UnknownFamilyError(f"config.json gives no usable size for the axes {bad}")

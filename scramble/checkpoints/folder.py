@@ -19,7 +19,7 @@ from scramble.checkpoints.shard import Shard, TensorEntry, read_shard
 from scramble.checkpoints.storage import STORAGES, Storage
 from scramble.errors import CheckpointError, UnknownFamilyError
 from scramble.families import architecture, untabled
-from scramble.families.tie import head_and_embedding, is_tied, stated
+from scramble.families.tie import is_tied, stated
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -60,10 +60,11 @@ class Checkpoint:
 
         Empty where the config does not tie them; without a table also where they are not both stored.
         """
+        pair: tuple[str, str] | None
         try:
-            pair = head_and_embedding(self.architecture.slots())
+            pair = self.architecture.head_and_embedding
         except UnknownFamilyError:  # its updates can be counted all the same
-            pair = head_and_embedding(self.tensors)
+            pair = untabled.head_and_embedding(self.tensors)
         if pair is None or (stated(self.config) is None and not self._is_copy(*pair)):
             return {}
         return dict([pair]) if is_tied(self.config) else {}

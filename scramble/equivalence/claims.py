@@ -53,12 +53,13 @@ def claim(model: Checkpoint, stages: Sequence[Transform]) -> Claim:
     base = stages[0].checkpoint
     whole = stages[0] if len(stages) == 1 else reduce(Transform.then, stages)
     touched, resolved = whole.actions_with_tied, [stage.actions_with_tied for stage in stages]
-    sizes = base.architecture.sizes
+    slots = base.architecture.slots()
     undone = whole.inverse().stage
     back = [element for layer, element in undone if layer is None and element.axis == "hidden"]
 
     def values(name: str, action: Action) -> Array:
-        return exact(base.words(action.source), base.storage(name), action.layout, sizes, action.elements)
+        words, sizes = base.words(action.source), slots[name].sizes
+        return exact(words, base.storage(name), action.layout, sizes, action.elements)
 
     def frame(states: Array) -> Array:
         for element in back:
@@ -83,7 +84,7 @@ def _words_off(base: Checkpoint, model: Checkpoint, name: str, stages: Sequence[
     return off(
         model.words(name),
         storage,
-        exact(words, storage, action.layout, base.architecture.sizes, action.elements),
+        exact(words, storage, action.layout, base.architecture.slots()[name].sizes, action.elements),
     )
 
 
@@ -96,7 +97,8 @@ def _staged(base: Checkpoint, name: str, stages: Sequence[Actions]) -> Array:
         return _staged(base, name, earlier)
     action, storage = last[name], base.storage(name)
     words = _staged(base, action.source, earlier)
-    return rounded(name, words, storage, action.layout, base.architecture.sizes, action.elements)[0]
+    sizes = base.architecture.slots()[name].sizes
+    return rounded(name, words, storage, action.layout, sizes, action.elements)[0]
 
 
 def claim_of_fold(base: Checkpoint, model: Checkpoint) -> Claim:
@@ -111,6 +113,6 @@ def claim_of_fold(base: Checkpoint, model: Checkpoint) -> Claim:
     norms = frozenset(
         name
         for name, slot in base.architecture.slots().items()
-        if slot.local in base.architecture.family.folds
+        if slot.mtp is None and slot.local in base.architecture.family.folds
     )
     return Claim(exact, words_off, norms)

@@ -19,7 +19,7 @@ import numpy as np
 from scramble.architecture.axes import Array, Axis, Slot
 from scramble.checkpoints import STORAGES, Checkpoint
 from scramble.models.prompts import LENGTH, MOST_SEQUENCES, read_prompts
-from scramble.models.routing import Routing, experts_that_differ, is_routed
+from scramble.models.routing import Routing, experts_that_differ
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int64
@@ -94,13 +94,13 @@ class Differences:
         return {
             name: (partial(self.values, name), partial(noisy, name))
             for name, slot in self.slots.items()
-            if not is_routed(slot)
+            if not slot.routed
         }
 
     def experts(self) -> Iterator[tuple[str, int, set[int]]]:
         """Name, layer and experts of every tensor of routed experts that differs."""
         for name, slot in self.slots.items():
-            if slot.layer is not None and is_routed(slot):
+            if slot.layer is not None and slot.routed:
                 yield name, slot.layer, experts_that_differ(slot, self.mask(name))
 
     def unreached(self, *runs: Routing) -> dict[str, list[int]]:
@@ -167,15 +167,14 @@ class Differences:
 
     def _tables(self, *axes: str, heads: bool = False, every: bool = False) -> list[str]:
         """Tensors of one row a token or a position, at the inputs or the head; if they differ, or every."""
-        from scramble.models.forward import HEADS, takes_part
-
-        slots, found = self.model.architecture.slots(), []
+        architecture, found = self.model.architecture, list[str]()
+        slots = architecture.slots()
         for name in self.model.tensors if every else self.slots:
             slot = slots.get(name)
-            if slot is None or slot.layer is not None or not takes_part(self.model.architecture, name):
+            if slot is None or slot.layer is not None or not architecture.takes_part(name):
                 continue
             shaped = len(slot.layout.dims) == 2 and slot.layout.dims[0] in [Axis(axis) for axis in axes]
-            if shaped and name.startswith(HEADS) == heads:
+            if shaped and architecture.is_head(name) == heads:
                 found.append(name)
         return found
 

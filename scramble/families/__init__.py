@@ -8,6 +8,7 @@ from scramble.families.layer_norm.cohere import COHERE
 from scramble.families.layer_norm.falcon import FALCON
 from scramble.families.layer_norm.gpt2 import GPT2
 from scramble.families.layer_norm.gpt_neox import GPT_NEOX
+from scramble.families.layer_norm.olmo import OLMO
 from scramble.families.layer_norm.opt import OPT
 from scramble.families.layer_norm.phi import PHI
 from scramble.families.layer_norm.stablelm import STABLELM
@@ -20,7 +21,7 @@ from scramble.families.rms_norm.glm import GLM, GLM4
 from scramble.families.rms_norm.granite import GRANITE
 from scramble.families.rms_norm.llama import LLAMA
 from scramble.families.rms_norm.mistral import MISTRAL
-from scramble.families.rms_norm.olmo import OLMO, OLMO2
+from scramble.families.rms_norm.olmo2 import OLMO2
 from scramble.families.rms_norm.phi3 import PHI3
 from scramble.families.rms_norm.qwen2 import QWEN2
 from scramble.families.rms_norm.qwen3 import QWEN3

@@ -3,26 +3,10 @@
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Iterable
 
 from scramble.architecture.family import Config
 from scramble.errors import CheckpointError
 from scramble.families import FAMILIES
-
-_HEAD = re.compile(r"(?:.*\.)?(?:lm_head|embed_out)\.weight")
-_EMBEDDING = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|word_embeddings|embed_in)\.weight")
-# Layers for predicting further tokens hold copies of both.
-_IN_A_LAYER = re.compile(r".*\.\d+\..*")
-
-
-def head_and_embedding(names: Iterable[str]) -> tuple[str, str] | None:
-    """The output head and the embedding that it may be tied to, among names of tensors; None without both."""
-    outside = [name for name in names if not _IN_A_LAYER.fullmatch(name)]
-    heads, embeddings = (
-        [name for name in outside if pattern.fullmatch(name)] for pattern in (_HEAD, _EMBEDDING)
-    )
-    return (heads[0], embeddings[0]) if len(heads) == len(embeddings) == 1 else None
 
 
 def stated(config: Config) -> bool | None:

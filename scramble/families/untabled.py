@@ -1,5 +1,6 @@
 """What the tensors of a checkpoint are whose family has no table: by transformers' own class, else by name.
 
+Nothing here is asked about a checkpoint that a table describes: there the table alone says what a tensor is.
 transformers' class says which tensors are buffers and which modules are embeddings, norms and linear maps. It
 is built without memory, and only for checkpoints that no table describes. Names in a checkpoint may have
 another prefix than in the class, so that a name's longest known end counts. What the class does not know, and
@@ -39,6 +40,10 @@ _SCALES = re.compile(
     r"^(?P<whole>.+?)(_scale_inv|_scale(_2)?|_scales|\.scales|\.(weight|input)_scale|\.weight_zero_point"
     r"|\.(nested_)?(absmax|quant_map))$"
 )
+_HEAD = re.compile(r"(?:.*\.)?(?:lm_head|embed_out)\.weight")
+_TIED_TO = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|word_embeddings|embed_in)\.weight")
+# MTP layers hold copies of both.
+_IN_A_LAYER = re.compile(r".*\.\d+\..*")
 # An end of a name with fewer parts is shared by tensors of other kinds.
 _LEAST_PARTS = 3
 Shape = tuple[int, ...]
@@ -48,6 +53,15 @@ def roles(config: Config, shapes: Mapping[str, Shape]) -> dict[str, Role]:
     """Name to role."""
     known = _known(config)
     return {name: _lookup(known, name) or _by_name(name, shape) for name, shape in shapes.items()}
+
+
+def head_and_embedding(names: Iterable[str]) -> tuple[str, str] | None:
+    """The output head and the embedding that it may be tied to, among names of tensors; None without both."""
+    outside = [name for name in names if not _IN_A_LAYER.fullmatch(name)]
+    heads, embeddings = (
+        [name for name in outside if pattern.fullmatch(name)] for pattern in (_HEAD, _TIED_TO)
+    )
+    return (heads[0], embeddings[0]) if len(heads) == len(embeddings) == 1 else None
 
 
 def scales(names: Iterable[str], opaque: Collection[str]) -> dict[str, str]:

@@ -13,7 +13,6 @@ is raised to float64.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -24,7 +23,6 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_map
 
-from scramble.architecture import Architecture
 from scramble.architecture.axes import Array
 from scramble.checkpoints import Checkpoint
 from scramble.errors import ScrambleError, UndecidedError
@@ -34,17 +32,6 @@ from scramble.models.routing import Routing
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
-
-HEADS = ("lm_head", "embed_out")
-# Layers behind the last one, for predicting further tokens, take no part in the logits.
-_FURTHER_LAYER = re.compile(r"model\.layers\.\d+\..*")
-
-
-def takes_part(architecture: Architecture, name: str) -> bool:
-    """Whether the logits depend on a tensor: not on buffers, and not on layers behind the last one."""
-    slot = architecture.slots().get(name)
-    further = slot is not None and slot.layer is None and _FURTHER_LAYER.match(slot.local)
-    return slot is not None and not architecture.is_buffer(name) and not further
 
 
 @dataclass(frozen=True)
@@ -135,7 +122,7 @@ class Forward:
         inside, outside = dict[int, list[str]](), list[str]()
         for name in self.checkpoint.tensors:
             slot = architecture.slots().get(name)
-            if slot is None or not takes_part(architecture, name):
+            if slot is None or not architecture.takes_part(name):
                 if any(name in variant.values for variant in self.variants):
                     raise UndecidedError(f"'{name}' takes no part in the logits, so no check would see it")
                 continue
@@ -147,7 +134,7 @@ class Forward:
             for layer in range(architecture.layers)
         }
         within = {part for layer in layers for part in layer.modules()}
-        heads = [name for name in outside if name.startswith(HEADS)]
+        heads = [name for name in outside if architecture.is_head(name)]
         words = [
             name for name in outside if architecture.slots()[name].carries("vocab") and name not in heads
         ]
@@ -160,7 +147,7 @@ class Forward:
                 continue
             if module is self._model.get_output_embeddings():
                 # A head that is tied may have a bias of its own (Phi).
-                tied = not any(name.endswith(".weight") for name in heads)
+                tied = architecture.head_and_embedding[0] not in heads
                 self._wrap(module, self._head, heads + words if tied else heads)
             elif isinstance(module, torch.nn.Embedding):
                 self._wrap(module, self._embedding, words + small)

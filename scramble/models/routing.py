@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,12 +16,6 @@ if TYPE_CHECKING:
 
 # An expert that no token gives a larger weight is hardly in the output.
 LEAST_WEIGHT = 1e-3
-_ROUTED = re.compile(r"(^|\.)experts\.")
-
-
-def is_routed(slot: Slot) -> bool:
-    """Whether a tensor belongs to a routed expert, or stacks all of them along its first dimension."""
-    return bool(_ROUTED.search(slot.local))
 
 
 class Routing:
@@ -40,7 +33,7 @@ class Routing:
     def watch(self, layer: int, module: torch.nn.Module) -> None:
         """Look at what enters the experts of a decoder layer: states, experts of each token, weights."""
         for name, part in module.named_modules():
-            if name.split(".")[-1] == "experts":
+            if name.split(".")[-1] == "experts":  # the name in transformers, whatever the tensors are called
 
                 def note(module: torch.nn.Module, given: tuple[Any, ...]) -> None:
                     if self.variant is not None:

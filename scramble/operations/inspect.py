@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from scramble.architecture import Architecture
 from scramble.checkpoints import locate, open_checkpoint
 from scramble.columns import described
 from scramble.symmetries import SYMMETRIES
@@ -59,7 +60,7 @@ def inspect(model: str | Path) -> pd.DataFrame:
         "layers": architecture.layers,
         "parameters": sum(math.prod(checkpoint.tensors[name].shape) for name in checkpoint.parameters),
         "stored": ", ".join(sorted({entry.dtype for entry in checkpoint.tensors.values()})),
-        "axes": ", ".join(f"{axis}={size}" for axis, size in architecture.sizes.items()),
+        "axes": ", ".join(f"{axis}={size}" for axis, size in _axes(architecture).items()),
         "scrambles": "none",
     }
     if record := find_record(folder):
@@ -73,6 +74,15 @@ def inspect(model: str | Path) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     table.attrs = {"measure": "inspect", "meta": meta, "columns": described("inspect", list(table))}
     return table
+
+
+def _axes(architecture: Architecture) -> dict[str, str]:
+    """Lengths of the axes, one behind another where layers differ: `neuron=20/24`."""
+    found: dict[str, set[int]] = {}
+    for layer in (None, *range(architecture.layers)):
+        for axis, size in architecture.sizes_of(layer).items():
+            found.setdefault(axis, set()).add(size)
+    return {axis: "/".join(map(str, sorted(sizes))) for axis, sizes in found.items()}
 
 
 def _where(layers: list[int | None]) -> str:

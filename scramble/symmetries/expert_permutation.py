@@ -53,4 +53,4 @@ class ExpertPermutation(Symmetry):
         """How many routing groups, of how many experts."""
         counts = [one.groups for one in self.constraints(architecture, layer) if one.kind == "routing"]
         groups = counts[0] if counts else 1
-        return groups, architecture.sizes["expert"] // groups
+        return groups, architecture.sizes_of(layer)["expert"] // groups

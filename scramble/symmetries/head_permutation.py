@@ -7,7 +7,7 @@ Every tensor that carries `kv_head` moves along, so q, k, v and the output proje
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,9 +15,6 @@ from scramble.architecture import Architecture
 from scramble.symmetries.draws import generator, permutation
 from scramble.symmetries.elements import Element, Permutation
 from scramble.symmetries.symmetry import Symmetry
-
-if TYPE_CHECKING:
-    pass
 
 
 class HeadPermutation(Symmetry):
@@ -38,19 +35,19 @@ class HeadPermutation(Symmetry):
     }
 
     def group(self, architecture: Architecture, layer: int | None) -> str:
-        sizes = architecture.sizes
+        sizes = architecture.sizes_of(layer)
         factors = [f"S({sizes['group']})^{sizes['kv_head']}"] * (self.groups and sizes["group"] > 1)
         factors += [f"S({sizes['kv_head']})"] * (self.kv_heads and sizes["kv_head"] > 1)
         return " x ".join(factors) + ", none the identity"
 
     def trivial(self, architecture: Architecture, layer: int | None) -> str | None:
-        sizes = architecture.sizes
+        sizes = architecture.sizes_of(layer)
         if (self.kv_heads and sizes["kv_head"] > 1) or (self.groups and sizes["group"] > 1):
             return None
         return f"nothing to permute: {sizes['kv_head']} KV head(s) with {sizes['group']} query head(s) each"
 
     def draw(self, architecture: Architecture, seed: int, layer: int | None) -> tuple[Element, ...]:
-        sizes = architecture.sizes
+        sizes = architecture.sizes_of(layer)
         elements: list[Element] = []
         if self.groups and sizes["group"] > 1:
             rows = [

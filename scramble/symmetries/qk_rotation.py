@@ -62,7 +62,7 @@ class QkRotation(Symmetry):
         """What the draws are keyed by: every KV head, or the axis where some tensor shares it over heads."""
         carriers = [slot for slot in architecture.slots(layer).values() if axis in slot.layout.axes]
         apart = all(slot.carries("kv_head") for slot in carriers)
-        return range(architecture.sizes["kv_head"]) if apart else [axis]
+        return range(architecture.sizes_of(layer)["kv_head"]) if apart else [axis]
 
     def _gains(self, architecture: Architecture, layer: int | None, axis: str) -> bool:
         return any(one.kind == "gain" and one.axis == axis for one in self.constraints(architecture, layer))
@@ -71,7 +71,7 @@ class QkRotation(Symmetry):
         self, architecture: Architecture, layer: int | None, axis: str
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """First and second channels of the rotary pairs, and the channels without positions."""
-        size = architecture.sizes[axis]
+        size = architecture.sizes_of(layer)[axis]
         for one in self.constraints(architecture, layer):
             if one.kind == "rope" and one.axis == axis:
                 rotary = np.arange(size if one.channels is None else one.channels)

@@ -40,7 +40,7 @@ class VoRotation(Symmetry):
     axes: ClassVar[tuple[str, ...]] = ("v",)
 
     def trivial(self, architecture: Architecture, layer: int | None) -> str | None:
-        size = architecture.sizes["v"]
+        size = architecture.sizes_of(layer)["v"]
         if self.strength != 1 and self.method != "path":
             return f"strength belongs to method=path, not to {self.method}"
         if self.method == "hadamard" and (reason := orthogonal.no_hadamard(size)):
@@ -52,12 +52,12 @@ class VoRotation(Symmetry):
         return None
 
     def group(self, architecture: Architecture, layer: int | None) -> str:
-        size, heads = architecture.sizes["v"], architecture.sizes["kv_head"]
+        size, heads = (architecture.sizes_of(layer)[axis] for axis in ("v", "kv_head"))
         name = {"signed-permutation": "B", "path": "SO"}.get(self.method, "O")
         return f"{name}({size})" if self.shared else f"{name}({size})^{heads}"
 
     def draw(self, architecture: Architecture, seed: int, layer: int | None) -> tuple[Element, ...]:
-        size, heads = architecture.sizes["v"], architecture.sizes["kv_head"]
+        size, heads = (architecture.sizes_of(layer)[axis] for axis in ("v", "kv_head"))
         drawn = [
             self._one(size, generator(seed, self.name, layer, head))
             for head in ([0] * heads if self.shared else range(heads))

@@ -38,7 +38,7 @@ def folded(checkpoint: Checkpoint) -> dict[str, Callable[[], Array]]:
     gains = {
         name: slot
         for name, slot in slots.items()
-        if slot.local in family.folds and name in checkpoint.tensors
+        if slot.mtp is None and slot.local in family.folds and name in checkpoint.tensors
     }
     if all((_values(checkpoint, name) == neutral).all() for name in gains):
         raise SymmetryError(f"{checkpoint.folder}: its norms have no gains, it is folded already")
@@ -60,16 +60,16 @@ def _readers(checkpoint: Checkpoint, norm: str, layer: int | None, local: tuple[
     quantised = architecture.quantised(checkpoint.tensors)
     for name, slot in architecture.slots().items():
         there = checkpoint.holds(name) or name in quantised
-        if slot.layer == layer and slot.local in local and there:
+        if slot.mtp is None and slot.layer == layer and slot.local in local and there:
             yield name
 
 
 def _scaled(checkpoint: Checkpoint, name: str, norm: str, offset: float) -> Float64[np.ndarray, ...]:
     """`W diag(g)`: a tensor with its `hidden` axis scaled by a norm's gain."""
-    architecture = checkpoint.architecture
+    slot = checkpoint.architecture.slots()[name]
     gain = _values(checkpoint, norm) + offset
     values = np.array(_values(checkpoint, name))
-    for names, view in architecture.slots()[name].layout.views(values, architecture.sizes):
+    for names, view in slot.layout.views(values, slot.sizes):
         shape = [1] * view.ndim
         shape[names.index("hidden")] = -1
         view *= gain.reshape(shape)

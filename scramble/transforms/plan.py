@@ -84,7 +84,7 @@ class Transform:
         Raises:
             MismatchError: a tensor of another shape, or one that another is made of is missing.
         """
-        actions, sizes = self.actions_with_tied, self.checkpoint.architecture.sizes
+        actions, slots = self.actions_with_tied, self.checkpoint.architecture.slots()
         images = {}
         for name in tensors:
             action = actions.get(name)
@@ -93,7 +93,9 @@ class Transform:
                 raise MismatchError(f"'{name}' is made of '{source}', which is not among the tensors")
             values = _float64(tensors[source])
             try:
-                images[name] = act(values, action.layout, sizes, action.elements) if action else values
+                images[name] = (
+                    act(values, action.layout, slots[name].sizes, action.elements) if action else values
+                )
             except ValueError as error:
                 raise MismatchError(f"'{name}': {error}") from None
         return images
@@ -151,7 +153,7 @@ def _resolve(checkpoint: Checkpoint, stage: Stage) -> dict[str, Action]:
             )
         if name not in checkpoint.tensors:
             continue
-        action = Action(slot.name(architecture.sizes, source), slot.layout, tuple(elements))
+        action = Action(slot.name(source), slot.layout, tuple(elements))
         _refuse_what_is_no_symmetry(checkpoint, name, action)
         touched[name] = action
     return touched

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from scramble.architecture import Architecture
+from scramble.architecture.axes import Sizes
 from scramble.checkpoints import Checkpoint
 from scramble.errors import ManifestError
-from scramble.families.tie import head_and_embedding
 from scramble.symmetries import Element
 from scramble.transforms.manifest import ELEMENTS, MANIFEST, Elements, Manifest, Step
 from scramble.transforms.plan import Transform
@@ -49,7 +49,7 @@ class Record:
         stages = self.stages(checkpoint)
         touched = set[str]().union(*(stage.actions for stage in stages))
         # A tied head may be stored or not, before training and after: its image follows from the steps.
-        head = head_and_embedding(checkpoint.architecture.slots()) or ()
+        head = checkpoint.architecture.head_and_embedding
         if odd := sorted((touched ^ self.manifest.touched.keys()) - {*head}):
             raise ManifestError(f"the manifest's steps and its list of tensors disagree on '{odd[0]}'")
         if len(stages) == 1:
@@ -74,7 +74,7 @@ class Record:
                 )
             for record in step.elements:
                 element = record.element(self.elements)
-                _fits(element, architecture)
+                _fits(element, architecture.sizes_of(step.layer))
                 found.append((step.layer, element))
         return found
 
@@ -154,11 +154,11 @@ def check_source(manifest: Manifest, base: Checkpoint) -> None:
         raise ManifestError(f"{base.folder}: not the checkpoint that was scrambled ({first.source.path})")
 
 
-def _fits(element: Element, architecture: Architecture) -> None:
+def _fits(element: Element, sizes: Sizes) -> None:
     axes = (*element.over, element.axis)
-    if unknown := [axis for axis in axes if axis not in architecture.sizes]:
+    if unknown := [axis for axis in axes if axis not in sizes]:
         raise ManifestError(f"the manifest acts on the axis '{unknown[0]}', which this model does not have")
-    want = tuple(architecture.sizes[axis] for axis in axes)
+    want = tuple(sizes[axis] for axis in axes)
     if element.data.shape[: len(axes)] != want:
         raise ManifestError(
             f"the manifest's element of {axes} is {element.data.shape}, the model's axes are {want}"

@@ -61,7 +61,7 @@ def _replace(
     checkpoint: Checkpoint, stage: Staging, copy: str, entry: TensorEntry, touched: Actions
 ) -> TouchedTensor:
     """Write one transformed tensor to its place in the shard's copy."""
-    action, sizes = touched[entry.name], checkpoint.architecture.sizes
+    action, sizes = touched[entry.name], checkpoint.architecture.slots()[entry.name].sizes
     words = checkpoint.words(action.source)
     image, error = rounded(entry.name, words, entry.storage, action.layout, sizes, action.elements)
     stage.overwrite(copy, entry.start, image.data.cast("B"))

@@ -37,8 +37,8 @@ def moved(start: Path, end: Path, share: dict[str, float], seed: int = 0) -> Pat
     return folder(end, tensors, **json.loads((start / "config.json").read_text()))
 
 
-def further(folder: Path) -> Path:
-    """DeepSeek-V3 with a layer behind the last, which predicts a further token."""
+def with_mtp(folder: Path) -> Path:
+    """DeepSeek-V3 with an MTP layer behind its two."""
     tiny = Tiny("deepseek_v3", 2, 1, 8, 2, seed=2)
     base = tiny.save(folder / "base")
     tensors = weights(base)

@@ -94,7 +94,7 @@ def outside(config: Config) -> Table:
     return OUTSIDE
 
 
-def sizes(config: Config) -> dict[str, Any]:
+def sizes(config: Config, layer: int | None = None) -> dict[str, Any]:
     """Axis lengths from the usual config keys."""
     heads = config["num_attention_heads"]
     kv_heads = config["num_key_value_heads"] or heads

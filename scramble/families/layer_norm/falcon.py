@@ -26,7 +26,7 @@ _OUTSIDE: Table = {
 }
 
 
-def _sizes(config: Config) -> dict[str, Any]:
+def _sizes(config: Config, layer: int | None = None) -> dict[str, Any]:
     heads, hidden = config["num_attention_heads"], config["hidden_size"]
     several = config["new_decoder_architecture"] or not config["multi_query"]
     named = {
@@ -65,6 +65,7 @@ FALCON = Family(
     sizes=_sizes,
     table=_table,
     outside=lambda config: _OUTSIDE,
+    embedding="transformer.word_embeddings",
     optional=decoder.optional,
     constraints=_constraints,
     defaults={

@@ -31,7 +31,7 @@ _OUTSIDE: Table = {
 }
 
 
-def _sizes(config: Config) -> dict[str, Any]:
+def _sizes(config: Config, layer: int | None = None) -> dict[str, Any]:
     hidden, heads = config["n_embd"], config["n_head"]
     return {
         "kv_head": heads,
@@ -59,6 +59,7 @@ GPT2 = Family(
     sizes=_sizes,
     table=_table,
     outside=lambda config: _OUTSIDE,
+    embedding="transformer.wte",
     optional=decoder.optional,
     buffers=frozenset(_MASK),
     constraints=_constraints,

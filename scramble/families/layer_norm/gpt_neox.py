@@ -44,7 +44,7 @@ def _rope(config: Config, layer: int) -> tuple[Constraint, ...]:
     return decoder.rope(_plain(config), layer, part="rotary_pct")
 
 
-def _sizes(config: Config) -> dict[str, Any]:
+def _sizes(config: Config, layer: int | None = None) -> dict[str, Any]:
     channels = _rope(config, 0)[0].channels or 0
     return decoder.sizes(_plain(config)) | {
         "plane": channels // 2,
@@ -70,6 +70,8 @@ GPT_NEOX = Family(
     sizes=_sizes,
     table=_table,
     outside=lambda config: _OUTSIDE,
+    head="embed_out",
+    embedding="gpt_neox.embed_in",
     optional=_optional,
     buffers=frozenset(_BUFFERS),
     constraints=_constraints,

@@ -23,7 +23,7 @@ _NORMS = ("self_attn_layer_norm", "final_layer_norm")
 _DECODER = "model.decoder."
 
 
-def _sizes(config: Config) -> dict[str, Any]:
+def _sizes(config: Config, layer: int | None = None) -> dict[str, Any]:
     named = {**config, "intermediate_size": config["ffn_dim"], "num_key_value_heads": None, "head_dim": None}
     return decoder.sizes(named) | {
         "embedding": config["word_embed_proj_dim"] or config["hidden_size"],
@@ -69,6 +69,7 @@ OPT = Family(
     sizes=_sizes,
     table=_table,
     outside=_outside,
+    embedding=f"{_DECODER}embed_tokens",
     optional=decoder.optional,
     constraints=_constraints,
     defaults={

@@ -32,8 +32,8 @@ _SHARED_EXPERTS: Table = {
     "mlp.shared_experts.down_proj.weight": "hidden shared_neuron",
     "mlp.gate.e_score_correction_bias": "expert",
 }
-# The layer that predicts a further token stands behind the others; transformers leaves it out.
-_NEXT_TOKEN: Table = {
+# What an MTP layer has beside what a layer has; the embedding and the head are copies.
+_MTP: Table = {
     "embed_tokens.weight": "vocab hidden",
     "enorm.weight": "|hidden|",
     "hnorm.weight": "|hidden|",
@@ -43,7 +43,7 @@ _NEXT_TOKEN: Table = {
 }
 
 
-def _sizes(config: Config) -> dict[str, Any]:
+def _sizes(config: Config, layer: int | None = None) -> dict[str, Any]:
     neuron = config["moe_intermediate_size"]
     found = {
         "kv_head": config["num_attention_heads"],
@@ -72,30 +72,19 @@ def _table(config: Config, layer: int) -> Table:
     return {**table, **decoder.GATED_MLP}
 
 
-def _further(config: Config) -> Table:
+def _mtp(config: Config) -> list[Table]:
     count, layers = config["num_mtp_layers"] or 0, config["num_hidden_layers"]
-    return {
-        f"model.layers.{layer}.{name}": layout
-        for layer in range(layers, layers + count)
-        for name, layout in {**_table(config, layer), **_NEXT_TOKEN}.items()
-    }
-
-
-def _outside(config: Config) -> Table:
-    return {**decoder.OUTSIDE, **_further(config)}
-
-
-def _optional(config: Config) -> frozenset[str]:
-    return decoder.optional(config) | _further(config).keys()
+    return [{**_table(config, layer), **_MTP} for layer in range(layers, layers + count)]
 
 
 def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
     layout: Literal["interleaved", "half"] = "interleaved" if config["rope_interleave"] else "half"
-    rope = Constraint("rope", "qk_rope", "rotary positions act on pairs of qk_rope channels", layout=layout)
+    rotary = {**config, "head_dim": config["qk_rope_head_dim"]}
+    rope = decoder.rope(rotary, layer, axis="qk_rope", layout=layout)
     if layer < config["first_k_dense_replace"]:
-        return (rope,)
+        return rope
     groups = config["n_group"] or 1
-    return (rope, Constraint("routing", "expert", "routing chooses groups of experts first", groups=groups))
+    return (*rope, Constraint("routing", "expert", "routing chooses groups of experts first", groups=groups))
 
 
 _READS_ATTENTION = ("q_proj", "q_a_proj", "kv_a_proj_with_mqa")
@@ -103,8 +92,9 @@ DEEPSEEK_V3 = Family(
     name="deepseek_v3",
     sizes=_sizes,
     table=_table,
-    outside=_outside,
-    optional=_optional,
+    outside=decoder.outside,
+    mtp=_mtp,
+    optional=decoder.optional,
     constraints=_constraints,
     defaults={
         "tie_word_embeddings": False,
@@ -114,6 +104,9 @@ DEEPSEEK_V3 = Family(
         "first_k_dense_replace": 3,
         "n_group": 8,
         "rope_interleave": True,
+        "rope_scaling": None,
+        "rope_parameters": None,
+        "partial_rotary_factor": None,
         "num_mtp_layers": 1,
     },
     aliases={"num_local_experts": "n_routed_experts", "num_nextn_predict_layers": "num_mtp_layers"},

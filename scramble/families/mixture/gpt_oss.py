@@ -19,7 +19,7 @@ _EXPERTS: Table = {
 }
 
 
-def _sizes(config: Config) -> dict[str, Any]:
+def _sizes(config: Config, layer: int | None = None) -> dict[str, Any]:
     found = decoder.sizes(config)
     return found | {"expert": config["num_local_experts"], "expert_neuron": found["neuron"], "pair": 2}
 

@@ -34,12 +34,12 @@ _SHARED_EXPERT: Table = {
 }
 
 
-def _mixtral_sizes(config: Config) -> dict[str, Any]:
+def _mixtral_sizes(config: Config, layer: int | None = None) -> dict[str, Any]:
     found = decoder.sizes(config)
     return found | {"expert": config["num_local_experts"], "expert_neuron": found["neuron"]}
 
 
-def _qwen_sizes(config: Config) -> dict[str, Any]:
+def _qwen_sizes(config: Config, layer: int | None = None) -> dict[str, Any]:
     found = decoder.sizes(config)
     if config["num_experts"]:
         found |= {"expert": config["num_experts"], "expert_neuron": config["moe_intermediate_size"]}

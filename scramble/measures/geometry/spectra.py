@@ -22,7 +22,6 @@ from scramble.measures.geometry.subspaces import (
     singular_values,
 )
 from scramble.measures.pairs.ends import Run
-from scramble.measures.pairs.places import place
 from scramble.measures.pairs.pooling import keys_of, places_in, with_places
 from scramble.measures.pairs.selection import Selection, matrices, read_ends
 
@@ -69,7 +68,7 @@ def spectrum(
     Args:
         rank: of the subspaces; limited to half the smaller side.
         decomposed: the start's decomposition, where it is known.
-        where: as in `Spectrum`; from the name without.
+        where: as in `Spectrum`; the name alone without.
 
     Raises:
         BoundError: the figures break a theorem.
@@ -94,7 +93,7 @@ def spectrum(
         np.degrees(right),
         max(_resolution(found.values, rank) for found in (one, other)),
         bounds,
-        where or place(tensor),
+        where or {"tensor": tensor},
     )
 
 

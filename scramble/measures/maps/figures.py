@@ -16,7 +16,6 @@ from matplotlib.lines import Line2D
 from scramble.errors import SelectionError
 from scramble.measures.maps.heads import Boundary
 from scramble.measures.maps.rates import SIDES, Profile, Side, smoothed
-from scramble.measures.pairs.places import place
 from scramble.present.plots import COLOURS, STYLE
 
 MOST_MAPS, MOST_PROFILES = 64, 24
@@ -36,6 +35,7 @@ class Map:
         cells: area means of the consensus ratio.
         shape: of the matrix.
         rows, columns: head boundaries.
+        where: layer, module and name of the matrix, and more.
     """
 
     tensor: str
@@ -43,6 +43,7 @@ class Map:
     shape: tuple[int, int]
     rows: Sequence[Boundary]
     columns: Sequence[Boundary]
+    where: Mapping[str, object]
 
 
 def check_panels(tensors: Sequence[str], most: int) -> None:
@@ -68,8 +69,9 @@ def consensus_figure(maps: Sequence[Map], runs: int) -> Figure:
 
     Lines are head boundaries, thick ones those of KV groups and of the parts of fused projections.
     """
-    maps = sorted(maps, key=lambda one: _order(one.tensor))
-    columns = _columns([one.tensor for one in maps])
+    maps = sorted(maps, key=lambda one: _order(one.where))
+    places = [one.where for one in maps]
+    columns = _columns(places)
     rows = -(-len(maps) // columns)
     most = max(float(np.quantile(one.cells, 0.999)) for one in maps) or 1.0
     highest = max(float(one.cells.max()) for one in maps)
@@ -85,7 +87,7 @@ def consensus_figure(maps: Sequence[Map], runs: int) -> Figure:
                 ax.axhline(line.at, **_line(line))
             for line in one.columns:
                 ax.axvline(line.at, **_line(line))
-            ax.set_title(_title(one.tensor, [other.tensor for other in maps]), fontsize=9, loc="left")
+            ax.set_title(_title(one.where, places), fontsize=9, loc="left")
             ax.tick_params(labelsize=7)
         for ax in axes[len(maps) :]:
             ax.set_axis_off()
@@ -106,7 +108,8 @@ def rates_figure(profiles: Sequence[Profile], heads: Mapping[tuple[str, Side], S
     Args:
         heads: boundaries by tensor and side.
     """
-    tensors = sorted({one.tensor for one in profiles}, key=_order)
+    places = sorted({one.tensor: one.where for one in profiles}.values(), key=_order)
+    tensors = [str(one["tensor"]) for one in places]
     names = list(dict.fromkeys(one.checkpoint for one in profiles))
     colours = (
         COLOURS if len(names) <= len(COLOURS) else matplotlib.colormaps[_MAP](np.linspace(0, 1, len(names)))
@@ -114,7 +117,7 @@ def rates_figure(profiles: Sequence[Profile], heads: Mapping[tuple[str, Side], S
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 0.7 + 1.75 * len(tensors)), layout="constrained")
         grid = figure.subplots(len(tensors), 2, squeeze=False, sharey="row")
-        for axes, tensor in zip(grid, tensors, strict=True):
+        for axes, tensor, where in zip(grid, tensors, places, strict=True):
             for ax, side in zip(axes, SIDES, strict=True):
                 here = [one for one in profiles if (one.tensor, one.side) == (tensor, side)]
                 for line in heads.get((tensor, side), ()):
@@ -122,7 +125,7 @@ def rates_figure(profiles: Sequence[Profile], heads: Mapping[tuple[str, Side], S
                 for one in here:
                     ax.plot(smoothed(one.rate), color=colours[names.index(one.checkpoint)], lw=0.8)
                 ax.plot(smoothed(here[-1].expected), color="0.1", ls=":", lw=1)
-                ax.set_title(f"{_title(tensor, tensors)}, by {side}", fontsize=9, loc="left")
+                ax.set_title(f"{_title(where, places)}, by {side}", fontsize=9, loc="left")
                 ax.set_xlim(0, len(here[0].rate) - 1)
             axes[0].set_ylim(bottom=0)
             axes[0].set_ylabel("share changed")
@@ -156,21 +159,20 @@ def _line(boundary: Boundary) -> dict[str, Any]:
     return {"color": "white", "lw": 0.9 if boundary.heavy else 0.35, "alpha": 0.9}
 
 
-def _order(tensor: str) -> tuple[int, str]:
-    layer = place(tensor)["layer"]
-    return (-1 if layer is None else int(str(layer)), tensor)
+def _order(where: Mapping[str, object]) -> tuple[int, str]:
+    layer = where["layer"]
+    return (-1 if layer is None else int(str(layer)), str(where["tensor"]))
 
 
-def _columns(tensors: Sequence[str]) -> int:
+def _columns(places: Sequence[Mapping[str, object]]) -> int:
     """Panels in a row: those of one layer, unless they are many."""
-    layers = [place(tensor)["layer"] for tensor in tensors]
+    layers = [one["layer"] for one in places]
     return min(8, max(layers.count(layer) for layer in layers))
 
 
-def _title(tensor: str, others: Sequence[str]) -> str:
+def _title(where: Mapping[str, object], places: Sequence[Mapping[str, object]]) -> str:
     """Layer and module, and the tensor's name where these do not tell it from another."""
-    where = place(tensor)
-    here = [other for other in others if place(other) | {"tensor": 0} == where | {"tensor": 0}]
+    here = [other for other in places if all(other[key] == where[key] for key in ("layer", "module"))]
     if where["layer"] is None or len(here) > 1:
-        return tensor.removesuffix(".weight")
+        return str(where["tensor"]).removesuffix(".weight")
     return f"layer {where['layer']}, {where['module']}"

@@ -30,9 +30,8 @@ def boundaries(checkpoint: Checkpoint, tensor: str, dimension: int) -> tuple[Bou
     Raises:
         UnknownFamilyError: no table describes the checkpoint.
     """
-    found = checkpoint.architecture
-    layout = found.slots()[tensor].layout
-    return head_boundaries(layout, found.sizes, layout.stacked + dimension)
+    slot = checkpoint.architecture.slots()[tensor]
+    return head_boundaries(slot.layout, slot.sizes, slot.layout.stacked + dimension)
 
 
 def head_boundaries(layout: Layout, sizes: Sizes, dimension: int) -> tuple[Boundary, ...]:

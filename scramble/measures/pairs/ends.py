@@ -14,7 +14,7 @@ import numpy as np
 
 from scramble.architecture.axes import Array
 from scramble.checkpoints import STORAGES, Checkpoint, Storage, locate, open_checkpoint
-from scramble.errors import ManifestError, MismatchError, SelectionError
+from scramble.errors import ManifestError, MismatchError, SelectionError, UnknownFamilyError
 from scramble.families.tie import stated
 from scramble.measures.pairs.masks import bf16_words, float32_values
 from scramble.measures.pairs.places import Places
@@ -51,7 +51,10 @@ class Run:
 
     @cached_property
     def _places(self) -> Places:
-        return Places(self.start.tensors)
+        try:
+            return Places(self.start.tensors, self.start.architecture.slots())
+        except UnknownFamilyError:  # its updates can be counted all the same
+            return Places(self.start.tensors)
 
     def where(self, name: str) -> dict[str, object]:
         """Tower (where there are several), layer, module, name and role of a tensor, or of one of a stack."""
@@ -99,7 +102,7 @@ class Run:
         if not aligned or self.base is None:
             return Update(start, end, delta, fine, values)
         layout, elements = undo[name].layout, undo[name].elements
-        sizes = self.base.architecture.sizes
+        sizes = self.base.architecture.slots()[name].sizes
         if undo[name].exact and placebo is None:
             moved = [act(part, layout, sizes, elements) for part in (start, end, delta)]
             values = None if values is None else act(values, layout, sizes, elements)

@@ -1,5 +1,8 @@
 """Where a tensor stands in a model: its tower, where there are several, its layer, and its module.
 
+A family's table says layer and module of its tensors, and such a model has no towers. Where no table
+describes a checkpoint there is nothing but the names: the regular expressions here are for those alone.
+
 A multimodal model has a text model and a tower for each other kind of input, an encoder-decoder has two
 stacks: all count their layers from 0. A *stack* is what stands before the first number of a name, where
 modules follow (`visual.blocks` of `visual.blocks.0.mlp.fc1.weight`). Where a checkpoint has one stack there
@@ -10,48 +13,49 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
+
+from scramble.architecture.axes import Slot
 
 _LAYER = re.compile(r"(?P<stack>[^.]*[^.\d][^.]*(?:\.[^.]*[^.\d][^.]*)*)\.(?P<layer>\d+)\.(?P<rest>.+)")
 Path = tuple[str, ...]
 
 
-def place(tensor: str) -> dict[str, object]:
-    """Layer (None outside the layers) and module of a tensor, from its name.
-
-    >>> place("model.layers.3.self_attn.q_proj.bias")
-    {'layer': 3, 'module': 'q_proj', 'tensor': 'model.layers.3.self_attn.q_proj.bias'}
-    >>> place("model.layers.3.mlp.experts.down_proj_bias")["module"]
-    'down_proj'
-    >>> place("model.layers.3.mlp.experts.down_proj[7]")["module"]
-    'down_proj'
-    """
-    found = re.search(r"\.(\d+)\.", tensor)
-    whole = re.sub(r"\[\d+\]$", "", tensor)
-    parts = [part for part in whole.split(".") if not part.isdigit()] or [whole]
-    if len(parts) > 1 and parts[-1] in ("weight", "bias"):
-        parts.pop()
-    module = parts[-1].removesuffix("_bias")
-    return {"layer": int(found.group(1)) if found else None, "module": module, "tensor": tensor}
-
-
 class Places:
-    """Tower, layer, module and name of the tensors of one model."""
+    """Tower, layer, module and name of the tensors of one model.
 
-    def __init__(self, names: Iterable[str]) -> None:
+    Args:
+        names: of all its tensors.
+        slots: those of its family's table; none where no table describes it.
+    """
+
+    def __init__(self, names: Iterable[str], slots: Mapping[str, Slot] | None = None) -> None:
+        self._slots = slots or {}
         found = (_LAYER.match(name) for name in names)
         self._stacks = Counter(tuple(one["stack"].split(".")) for one in found if one and "." in one["rest"])
 
     def __call__(self, tensor: str) -> dict[str, object]:
-        """As `place`, with `tower` in front where there are several; no layer where no stack has one.
+        """`layer` (None outside the layers), `module` and `tensor`, in front of them `tower` where there are
+        several.
+
+        Args:
+            tensor: a name, or that of a member of a stack, as `NAME[3]`.
 
         >>> names = ["model.language_model.layers.0.mlp.fc.weight", "model.visual.blocks.0.mlp.fc1.weight"]
         >>> Places(names)(names[1])
         {'tower': 'visual', 'layer': 0, 'module': 'fc1', 'tensor': 'model.visual.blocks.0.mlp.fc1.weight'}
         """
-        found = place(tensor)
+        whole = re.sub(r"\[\d+\]$", "", tensor)
+        if (slot := self._slots.get(whole)) is not None:
+            return {"layer": slot.number, "module": slot.module, "tensor": tensor}
+        return self._by_name(tensor, whole)
+
+    def _by_name(self, tensor: str, whole: str) -> dict[str, object]:
+        number = re.search(r"\.(\d+)\.", tensor)
+        layer = int(number.group(1)) if number else None
+        found: dict[str, object] = {"layer": layer, "module": _module(whole), "tensor": tensor}
         match = _LAYER.match(tensor)
         stack = tuple(match["stack"].split(".")) if match else ()
         if self._stacks and stack not in self._stacks:
@@ -105,3 +109,10 @@ class Places:
             else parts
         )
         return rest[0] if len(rest) > 2 else None
+
+
+def _module(name: str) -> str:
+    parts = [part for part in name.split(".") if not part.isdigit()] or [name]
+    if len(parts) > 1 and parts[-1] in ("weight", "bias"):
+        parts.pop()
+    return parts[-1].removesuffix("_bias")

@@ -29,8 +29,8 @@ BROKEN = {
 
 @contextmanager
 def broken(changes: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    def sizes(config: families.family.Config) -> dict[str, int]:
-        right = dict(QWEN2.sizes(config))
+    def sizes(config: families.family.Config, layer: int | None = None) -> dict[str, int]:
+        right = dict(QWEN2.sizes(config, layer))
         return right | {f"still_{name}": right[name] for name in ("kv_head", "group", "v")}
 
     bent = replace(QWEN2, sizes=sizes, table=lambda config, layer: {**QWEN2.table(config, layer), **changes})

@@ -229,6 +229,7 @@ def test_every_stated_default_is_that_of_transformers(family: str) -> None:
                 "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 1.0},
             },
         ),
+        ("deepseek_v3", {"rope_scaling": {"type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5}}),
         ("glm", {"partial_rotary_factor": None}),
         ("glm", {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25}}),
         ("gpt_neox", {"num_key_value_heads": 1, "rotary_pct": 0.5}),

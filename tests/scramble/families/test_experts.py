@@ -20,9 +20,8 @@ from scramble.operations.apply import apply
 from scramble.operations.invert import invert
 from scramble.symmetries.expert_permutation import ExpertPermutation
 from scramble.transforms.record import read_record
-from tests.models import Tiny, logits, weights
+from tests.models import MIXTURES, Tiny, logits, weights
 
-MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v3")
 ORDERS = (
     ("expert-permutation",),
     ("neuron-permutation",),
@@ -37,8 +36,8 @@ def mixture(family: str, switched: bool = False) -> Tiny:
 
 
 def sparse(family: str) -> str:
-    """Layers with routed experts, by what the test configurations say."""
-    return {"deepseek_v3": "1,2", "qwen2_moe": "0,2", "qwen3_moe": "0,2"}.get(family, "all")
+    """Layers with routed experts."""
+    return ",".join(map(str, sorted(mixture(family).sparse)))
 
 
 def slow(folder: Path, tensors: Tensors, family: str) -> Tensors:

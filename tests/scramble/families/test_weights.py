@@ -15,10 +15,9 @@ from scramble.checkpoints import open_checkpoint
 from scramble.errors import ScrambleError
 from scramble.measures.geometry.mask_file import read_masks
 from scramble.measures.pairs.ends import ends
-from scramble.measures.pairs.selection import Selection, matrices
 from tests.conftest import Command
 from tests.fake_runs import train
-from tests.models import FAMILIES, Tiny, edit_config, weights
+from tests.models import Tiny, edit_config, weights
 from tests.scramble.written import Tensors, folder
 
 
@@ -102,26 +101,6 @@ def test_nothing_to_count_is_refused(tmp_path: Path, command: Command) -> None:
     found = command("diff", f"{start}:{start}")
     assert (found.code, found.out, found.err.count("\n")) == (2, "", 1)
     assert "no weights stored as plain floats" in found.err
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_roles_of_a_table_are_those_of_transformers_modules(family: str, tmp_path: Path) -> None:
-    """Norms, embeddings and linear maps, as the modules of transformers' own class say."""
-    for switched in (False, True):
-        tiny = Tiny(family, 2, 2, 8, layers=2, switched=switched)
-        start = tiny.save(tmp_path / str(switched), torch.bfloat16)
-        model, checkpoint = tiny.build(), open_checkpoint(start)
-        head = model.get_output_embeddings()
-        for name, module in model.named_modules():
-            kind = "norm" if "Norm" in type(module).__name__ else None
-            kind = "embedding" if isinstance(module, torch.nn.Embedding) or module is head else kind
-            kind = kind or ("matrix" if type(module).__name__ in ("Linear", "Conv1D") else None)
-            if kind and f"{name}.weight" in checkpoint.tensors:
-                assert checkpoint.roles[f"{name}.weight"] == kind, name
-            if kind in ("norm", "embedding") and f"{name}.bias" in checkpoint.tensors:
-                assert checkpoint.roles[f"{name}.bias"] == kind, name
-            if kind == "matrix" and f"{name}.bias" in checkpoint.tensors:
-                assert checkpoint.roles[f"{name}.bias"] == "bias", name
 
 
 @pytest.fixture
@@ -232,19 +211,6 @@ def test_an_expert_is_read_in_the_aligned_frame(oss: tuple[Path, Path], tmp_path
         np.testing.assert_array_equal(part.start, whole.start[expert])
         np.testing.assert_array_equal(part.end, whole.end[expert])
     assert (whole.start != run.read(name, "raw").start).any()
-
-
-def test_further_heads_of_deepseek_are_no_matrices_of_a_layer(tmp_path: Path) -> None:
-    from tests.scramble.written import further
-
-    base = further(tmp_path)
-    run = ends(base, base)
-    outer = {"shared_head.head.weight", "embed_tokens.weight"}
-    assert outer <= {name.removeprefix("model.layers.2.") for name in run.tensors}
-    inside = matrices(run, Selection())
-    assert not [name for name in inside if name.removeprefix("model.layers.2.") in outer]
-    assert "model.layers.2.eh_proj.weight" in inside
-    assert {f"model.layers.2.{name}" for name in outer} <= set(matrices(run, Selection(embeddings=True)))
 
 
 def test_curvature_measures_experts_of_gpt_oss(tmp_path: Path, command: Command) -> None:

@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from scramble.checkpoints import open_checkpoint
 from scramble.errors import ManifestError, NotEquivalentError, ScrambleError, SymmetryError
+from scramble.families import FAMILIES as TABLES
 from scramble.measures.pairs.ends import ends
 from scramble.operations.apply import apply
 from scramble.operations.fold import fold
@@ -21,10 +23,6 @@ from tests.conftest import Command
 from tests.fake_runs import transported
 from tests.families import FOLDABLE, LAYER_NORMS, POST_NORMS
 from tests.models import FAMILIES, Tiny, digest, edit_config, error, weights
-
-NEUTRAL = {"gemma": 0.0}
-# Norms inside the attention, of queries, keys and latents: they do not read the residual stream.
-INNER = ("q_norm", "k_norm", "q_a_layernorm", "kv_a_layernorm")
 
 
 def model(family: str, switched: bool = False, tied: bool = False) -> Tiny:
@@ -37,6 +35,7 @@ def rewrite(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 def test_every_family_is_in_one_of_the_lists() -> None:
     assert sorted((*LAYER_NORMS, *POST_NORMS, *FOLDABLE)) == sorted(FAMILIES)
+    assert all(TABLES[family].folds for family in FOLDABLE)
 
 
 @pytest.mark.parametrize(
@@ -54,10 +53,11 @@ def test_folding_keeps_the_function_and_leaves_no_gains(
     assert error(target, base) < 1e-10
     old, new = weights(base), weights(target)
     assert new.keys() - old.keys() <= {"lm_head.weight"}
-    norms = [name for name in new if "norm" in name and not any(part in name for part in INNER)]
-    assert len(norms) == 2 * 2 + 1
+    slots = open_checkpoint(base).architecture.slots()
+    norms = [name for name in new if "hidden" in slots[name].layout.gains]
+    assert len(norms) >= 2 * 2 + 1
     for name in norms:
-        assert (new[name] == NEUTRAL.get(family, 1.0)).all(), name
+        assert (new[name] == (0 if TABLES[family].offset else 1)).all(), name
     assert not torch.equal(new["lm_head.weight"], new["model.embed_tokens.weight"])
     assert torch.equal(new["model.embed_tokens.weight"], old["model.embed_tokens.weight"])
     written = json.loads((target / "config.json").read_text())

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from scramble.checkpoints import open_checkpoint
 from scramble.errors import CheckpointError, ScrambleError, UndecidedError
 from scramble.operations.apply import apply
 from scramble.operations.fold import fold
@@ -17,7 +18,7 @@ from scramble.operations.inspect import inspect
 from scramble.operations.invert import invert
 from scramble.operations.verify import verify
 from tests.models import Tiny, edit_config, logits, weights
-from tests.scramble.written import further
+from tests.scramble.written import with_mtp
 
 Tensors = dict[str, torch.Tensor]
 LAYERS, POSITIONS = 2, 64
@@ -133,9 +134,10 @@ def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("hub", LAYOUTS, indirect=True)
 def test_a_layout_of_the_hub_is_scrambled_verified_and_inverted(hub: Path, tmp_path: Path) -> None:
     out, back = tmp_path / "out", tmp_path / "back"
-    experts = any("experts" in name for name in weights(hub))
-    dense = {"qwen2_moe": "0", "qwen3_moe": "0", "deepseek_v3": "1"}.get(inspect(hub)[1]["family"], "all")
-    more = (f"expert-permutation:layers={dense}",) if experts else ()
+    slots = open_checkpoint(hub).architecture.slots().values()
+    sparse = sorted({slot.layer for slot in slots if slot.routed and slot.layer is not None})
+    assert bool(sparse) == any("experts" in name for name in weights(hub))
+    more = (f"expert-permutation:layers={','.join(map(str, sparse))}",) if sparse else ()
     manifest = apply(hub, out, layers="all", symmetries=(*SYMMETRIES, *more))
     (done,) = manifest.scrambles
     assert done.equivalence is not None
@@ -150,10 +152,13 @@ def test_a_layout_of_the_hub_is_scrambled_verified_and_inverted(hub: Path, tmp_p
     invert(out, back)
     for name, value in weights(back).items():
         assert torch.allclose(value.double(), old[name].double(), rtol=0, atol=1e-13), name
-    rows, meta = inspect(out)
-    applies = {row["symmetry"] for row in rows if row["applies"]}
-    assert {"vo-rotation", "neuron-permutation", "residual-permutation"} <= applies
-    assert meta["parameters"] == sum(value.numel() for name, value in old.items() if name not in buffers)
+    found = inspect(out)
+    assert {"vo-rotation", "neuron-permutation", "residual-permutation"} <= {
+        *found["symmetry"][found["applies"]]
+    }
+    assert found.attrs["meta"]["parameters"] == sum(
+        value.numel() for name, value in old.items() if name not in buffers
+    )
 
 
 def mxfp4(folder: Path) -> Path:
@@ -231,9 +236,9 @@ def test_a_quantised_base_is_not_folded_in_parts(
 
 @pytest.mark.parametrize("build", [mxfp4, fp8])
 def test_inspect_reads_a_quantised_checkpoint(build: Callable[[Path], Path], tmp_path: Path) -> None:
-    rows, meta = inspect(build(tmp_path))
-    assert {row["symmetry"] for row in rows if row["applies"]} >= {"vo-rotation", "head-permutation"}
-    assert meta["stored"] in ("BF16, U8", "BF16, F32, F8_E4M3")
+    found = inspect(build(tmp_path))
+    assert {*found["symmetry"][found["applies"]]} >= {"vo-rotation", "head-permutation"}
+    assert found.attrs["meta"]["stored"] in ("BF16, U8", "BF16, F32, F8_E4M3")
 
 
 def test_what_cannot_be_verified_beside_quantised_weights_says_so(tmp_path: Path) -> None:
@@ -244,8 +249,8 @@ def test_what_cannot_be_verified_beside_quantised_weights_says_so(tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-def test_layer_symmetries_leave_the_further_layer_alone(tmp_path: Path) -> None:
-    base, out = further(tmp_path), tmp_path / "out"
+def test_layer_symmetries_leave_the_mtp_layer_alone(tmp_path: Path) -> None:
+    base, out = with_mtp(tmp_path), tmp_path / "out"
     chosen = ("vo-rotation", "head-permutation", "qk-rotation", "neuron-permutation")
     done = apply(base, out, layers="all", symmetries=(*chosen, "expert-permutation:layers=1"))
     assert done.scrambles[0].equivalence is not None
@@ -258,8 +263,19 @@ def test_layer_symmetries_leave_the_further_layer_alone(tmp_path: Path) -> None:
         apply(base, tmp_path / "none", layers="2", symmetries=chosen)
 
 
-def test_the_residual_stream_is_permuted_in_the_further_layer_too(tmp_path: Path) -> None:
-    base, out = further(tmp_path), tmp_path / "out"
+def test_folding_leaves_the_mtp_layer_alone(tmp_path: Path) -> None:
+    """transformers does not run it, so that no verification would see it."""
+    base, out = with_mtp(tmp_path), tmp_path / "out"
+    done = fold(base, out).fold
+    assert done is not None
+    assert done.tensors
+    assert not any(".layers.2." in name for name in done.tensors)
+    old, new = weights(base), weights(out)
+    assert all(torch.equal(old[name], new[name]) for name in old if ".layers.2." in name)
+
+
+def test_the_residual_stream_is_permuted_in_the_mtp_layer_too(tmp_path: Path) -> None:
+    base, out = with_mtp(tmp_path), tmp_path / "out"
     with pytest.raises(UndecidedError, match=r"model\.layers\.2\..* takes no part in the logits"):
         apply(base, out, symmetries=("residual-permutation",))
     assert not out.exists()

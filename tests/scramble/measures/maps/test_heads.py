@@ -64,8 +64,8 @@ def test_boundaries_are_where_the_head_changes(
     found = architecture({"model_type": family, **tiny.config}, [])
     for slot in found.slots().values():
         for dimension in range(len(slot.layout.dims)):
-            lines = head_boundaries(slot.layout, found.sizes, dimension)
-            label = labels(slot.layout, dict(found.sizes), dimension)
+            lines = head_boundaries(slot.layout, slot.sizes, dimension)
+            label = labels(slot.layout, dict(slot.sizes), dimension)
             if (label[:, 1:] < 0).all():
                 assert lines == (), slot.pattern
                 continue

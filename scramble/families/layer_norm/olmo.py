@@ -1,4 +1,4 @@
-"""OLMo 1 (norms without weights, a clamp on q, k and v) and OLMo 2 (norms after blocks, and on q and k)."""
+"""OLMo 1: LayerNorms without weights, and a clamp on q, k and v in some sizes."""
 
 from scramble.architecture.family import Config, Constraint, Family, Table
 from scramble.families.blocks import decoder
@@ -23,14 +23,6 @@ def _constraints(config: Config, layer: int) -> tuple[Constraint, ...]:
     return (*rope, *clamps)
 
 
-def _table2(config: Config, layer: int) -> Table:
-    return {**_table(config, layer), **decoder.FULL_WIDTH_QK_NORM, **decoder.POST_NORMS}
-
-
-def _constraints2(config: Config, layer: int) -> tuple[Constraint, ...]:
-    return (*decoder.rope(config, layer), *decoder.QK_GAIN, *decoder.POST_NORM)
-
-
 OLMO = Family(
     name="olmo",
     sizes=decoder.sizes,
@@ -39,13 +31,4 @@ OLMO = Family(
     optional=decoder.optional,
     constraints=_constraints,
     defaults={**decoder.DEFAULTS, "attention_bias": False, "clip_qkv": None},
-)
-OLMO2 = Family(
-    name="olmo2",
-    sizes=decoder.sizes,
-    table=_table2,
-    outside=decoder.outside,
-    optional=decoder.optional,
-    constraints=_constraints2,
-    defaults={**decoder.DEFAULTS, "attention_bias": False},
 )
