@@ -17,7 +17,7 @@ import typer
 
 import scramble
 from scramble._version import __version__
-from scramble.errors import NotEquivalentError, ScrambleError
+from scramble.errors import NotEquivalentError, ScrambleError, one_line
 from scramble.present.printing import (
     ForceOption,
     Format,
@@ -235,4 +235,4 @@ def main() -> None:
     except Exception as error:
         if _debug:
             raise
-        fail(f"unexpected {type(error).__name__}: {error} (a bug; --debug shows where)")
+        fail(f"unexpected {one_line(error)} (a bug; --debug shows where)")

@@ -139,7 +139,7 @@ def test_two_calls_for_one_target_do_not_meet(checkpoint: Path, tmp_path: Path, 
     assert "another call is writing" in found.err
 
 
-STEPS = ("copy", "overwrite", "write", "sync", "commit", "_sync", "rename")
+STEPS = ("copy", "overwrite", "write", "sync", "commit", "flush", "rename")
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -158,7 +158,7 @@ import importlib, os, pathlib, signal
 from scramble.operations.apply import apply
 module = importlib.import_module("scramble.checkpoints.staging")
 calls = 0
-owner = dict(_sync=module, rename=pathlib.Path).get({step!r}, module.Staging)
+owner = dict(flush=module, rename=pathlib.Path).get({step!r}, module.Staging)
 real = getattr(owner, {step!r})
 def deadly(*arguments, **options):
     global calls
