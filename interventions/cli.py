@@ -53,7 +53,7 @@ def _row(run: PlannedRun, weights: int, typical: float | None) -> dict[str, Any]
     """What a run costs: checkpoints take two bytes a weight in bf16, four in float32."""
     algorithm, fp32 = run.recipe.algorithm, set(run.recipe.fp32_steps)
     kept = {*run.recipe.save_steps, *fp32, run.recipe.steps}
-    seconds = run.folder.record.get("seconds") if run.folder and run.status == "finished" else typical
+    seconds = run.done.finished.seconds if run.status == "finished" else typical
     return {
         "arm": run.arm,
         "seed": run.seed,
@@ -68,7 +68,7 @@ def _row(run: PlannedRun, weights: int, typical: float | None) -> dict[str, Any]
 
 def _seconds(runs: Sequence[PlannedRun]) -> float | None:
     """What a finished run took, as an estimate for the others."""
-    known = [float(run.folder.record["seconds"]) for run in runs if run.folder and run.status == "finished"]
+    known = [run.done.finished.seconds for run in runs if run.status == "finished"]
     return sorted(known)[len(known) // 2] if known else None
 
 

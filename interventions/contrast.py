@@ -18,7 +18,7 @@ from scramble._version import __version__
 from scramble.checkpoints import locate
 from scramble.errors import SelectionError
 from scramble.interventions.experiment import Experiment, PlannedRun, treatment
-from scramble.interventions.regime import end, regime_of
+from scramble.interventions.regime import regime_of
 from scramble.measures.pairs.ends import PLACEBO, ends
 from scramble.measures.pairs.pooling import pool
 from scramble.measures.updates.ratios import pair_ratios
@@ -100,7 +100,8 @@ def contrast(
     base = locate(experiment.base)
     origin = None if is_scrambled(base) else base
     opened = [
-        ends(run.start, end(run), aligned=True, base=origin, placebos=experiment.placebos) for run in finished
+        ends(run.start, run.done.end, aligned=True, base=origin, placebos=experiment.placebos)
+        for run in finished
     ]
     counts = count_pairs(opened, progress=progress)
     names = {one.name: run for one, run in zip(opened, finished, strict=True)}
@@ -143,9 +144,9 @@ def contrast_once(
 ) -> Contrasts:
     """The tables in `folder` if this version computed them from these runs, else computed and written."""
     finished = [run for run in runs if run.status == "finished"]
-    kept = ("end", "evaluation")
     record = {
-        str(end(run)): {name: run.folder.record.get(name) for name in kept} for run in finished if run.folder
+        str(run.done.end): run.done.finished.model_dump(mode="json", include={"end", "evaluation"})
+        for run in finished
     }
     made = {"version": __version__, "placebos": experiment.placebos, "runs": record}
     stamp = json.dumps(made, indent=2) + "\n"

@@ -123,15 +123,15 @@ def _certificates(runs: Sequence[PlannedRun]) -> list[dict[str, Any]]:
 
 def _run_row(run: PlannedRun) -> dict[str, Any]:
     metrics = run.folder.metrics if run.folder else []
-    record = run.folder.record if run.folder else {}
+    record = run.folder.record if run.folder else None
     return {
         "run": run.name,
         "status": run.status,
         "steps": len(metrics),
-        "seconds": record.get("seconds", "-"),
-        "threads": record.get("hardware", {}).get("threads", "-"),
+        "seconds": record.seconds if record and record.seconds is not None else "-",
+        "threads": record.hardware.get("threads", "-") if record else "-",
         "rollouts of step 1": str(metrics[0].get("rollouts", "-"))[:12] if metrics else "-",
-        "end": str(record.get("end", {}).get("hash", "-"))[:12],
+        "end": str(record.end.hash)[:12] if record and record.end else "-",
     }
 
 

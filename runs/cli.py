@@ -56,16 +56,16 @@ def run(
             threads=threads,
             progress=lambda step, steps, metrics: bar(step, steps, progress_text(metrics)),
         )
-    metrics, record = folder.metrics, folder.record
+    metrics, record = folder.metrics, folder.finished
     row = {
         "run": str(folder.path),
         "status": folder.status,
         "seed": parsed.seed,
-        "steps": record["end"]["step"],
+        "steps": record.end.step,
         **first_and_last(metrics),
-        **(before_and_after(record.get("evaluation"), record["end"]["step"]) if parsed.evaluation else {}),
-        "seconds": record.get("seconds"),
-        "end_hash": record["end"]["hash"],
+        **(before_and_after(record.evaluation, record.end.step) if parsed.evaluation else {}),
+        "seconds": record.seconds,
+        "end_hash": record.end.hash,
     }
     emit([row], {}, format)
 

@@ -86,7 +86,9 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device)
             output_loading_info=True,
         )
     except Exception as error:  # whatever a config or a file can make transformers raise
-        raise UndecidedError(f"{checkpoint.folder}: transformers cannot load this model: {one_line(error)}") from error
+        raise UndecidedError(
+            f"{checkpoint.folder}: transformers cannot load this model: {one_line(error)}"
+        ) from error
     if missing := sorted(found["missing_keys"]):
         raise UndecidedError(f"{checkpoint.folder}: transformers needs '{missing[0]}', which is not there")
     return model.to(device).eval().requires_grad_(False)

@@ -23,7 +23,7 @@ from scramble.measures.maps.stripes import Stripes, expected_changes, stripes, u
 from scramble.measures.pairs.ends import Run, comparable, ends
 from scramble.measures.pairs.masks import changed, magnitude_key
 from scramble.measures.pairs.pooling import places_in, pool
-from scramble.runfolder import checkpoints, read_run
+from scramble.runfolder import RunFolder
 
 Progress = Callable[[int, int], None]
 Side = Literal["row", "column"]
@@ -189,18 +189,17 @@ def checkpoints_of(folder: Path) -> list[Run]:
         SelectionError: no run folder, or one that does not say where it began, or without checkpoints.
         DamagedRunError: it cannot be read.
     """
-    record = read_run(folder).record
-    if not record:
+    run = RunFolder(folder)
+    if (record := run.record) is None:
         raise SelectionError(f"{folder}: no run folder, it holds no run.json")
-    begun = record.get("start")
-    if not isinstance(begun, dict) or not isinstance(start := begun.get("path"), str):
+    if record.start is None:
         raise SelectionError(f"{folder / 'run.json'}: does not say where the run started")
-    if not Path(start).is_dir():
+    start = Path(record.start.path)
+    if not start.is_dir():
         raise SelectionError(f"{folder}: its start {start} is not there; list its checkpoints as START:END")
-    steps = checkpoints(folder)
-    if not steps:
+    if not (steps := run.checkpoints):
         raise SelectionError(f"{folder}: no checkpoints/step-* in it")
-    return [ends(Path(start), path) for path in steps.values()]
+    return [ends(start, path) for path in steps.values()]
 
 
 def classes(key: UInt16[np.ndarray, ...]) -> tuple[Int64[np.ndarray, ...], int]:

@@ -19,7 +19,7 @@ from scramble.families.tie import stated
 from scramble.measures.pairs.masks import bf16_words, float32_values
 from scramble.measures.pairs.places import Places
 from scramble.measures.pairs.streams import FileStream, Update
-from scramble.runfolder import read_record
+from scramble.runfolder import run_of
 from scramble.symmetries import act
 from scramble.transforms.actions import Actions, inverse, recorded, redrawn, resolve
 from scramble.transforms.manifest import check_scrambled, check_source, is_scrambled, read_manifest
@@ -241,8 +241,5 @@ def _fp32_hint(end: Path) -> str:
 
 def _seed(end: Path) -> int | None:
     """The seed of a run folder of ours that `end` lies in."""
-    for folder in end.parents[:3]:
-        if folder.name == "checkpoints":
-            seed = read_record(folder.parent).get("seed")
-            return seed if isinstance(seed, int) else None
-    return None
+    run = run_of(end)
+    return run.record.seed if run and run.record else None

@@ -116,7 +116,7 @@ def test_the_default_back_end_needs_no_vllm(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     installed(monkeypatch)
-    record = run(recipe, tmp_path / "out", threads=1).record
+    record = run(recipe, tmp_path / "out", threads=1).record.content()
     assert record["backend"] == {"name": "transformers"}
     assert "vllm" not in record["versions"]
     assert "vllm_nats_apart" not in record["end"]

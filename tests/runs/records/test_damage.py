@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 
 from scramble.errors import DamagedRunError, RunError
 from scramble.interventions.experiment import plan, read_experiment
-from scramble.runfolder import read_run
 from scramble.runs.engine.run import run
 from scramble.runs.recipe.recipe import Recipe
-from scramble.runs.records.folder import RunFolder
+from scramble.runs.records.folder import WritableRun
 from tests.conftest import Command
 from tests.experiments import RECIPE, make_base, write
 from tests.models import digest
@@ -104,7 +103,7 @@ def test_a_damaged_folder_is_one_line_and_stays_as_it_is(
 @given(data=st.data())
 def test_no_cut_of_a_finished_runs_files_reads_as_another_state(data: st.DataObject, copied: Path) -> None:
     """Whatever a file is cut to, the folder is finished (with the same content) or damaged."""
-    folder = RunFolder(one_run(copied))
+    folder = WritableRun(one_run(copied))
     record, metrics = folder.record, folder.metrics
     path = folder.path / data.draw(st.sampled_from(FILES[:2]))
     whole = path.read_bytes()
@@ -117,7 +116,7 @@ def test_no_cut_of_a_finished_runs_files_reads_as_another_state(data: st.DataObj
 
 
 def test_nothing_is_ever_begun_in_a_finished_or_damaged_folder(copied: Path) -> None:
-    folder = RunFolder(one_run(copied))
+    folder = WritableRun(one_run(copied))
     recipe = Recipe.model_validate(yaml.safe_load((folder.path / "recipe.yaml").read_text()))
     before = digest(folder.path)
     with pytest.raises(RunError, match="finished"):
@@ -148,14 +147,14 @@ def test_another_name_of_a_damaged_run_does_not_train_it_again(copied: Path, com
 
 
 def test_an_interrupted_run_may_end_in_half_a_line(copied: Path) -> None:
-    folder = RunFolder(one_run(copied))
+    folder = WritableRun(one_run(copied))
     record = json.loads((folder.path / "run.json").read_text())
     (folder.path / "run.json").write_text(json.dumps(record | {"status": "running"}))
     rows = (folder.path / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder.path / "metrics.jsonl").write_text(rows[0] + rows[1][:-5])
     assert folder.status == "interrupted"
     assert [row["step"] for row in folder.metrics] == [1]
-    assert read_run(folder.path).record["status"] == "running"
+    assert folder.record.status == "running"
 
 
 def test_a_diff_of_a_damaged_runs_checkpoints_is_refused(copied: Path, command: Command) -> None:

@@ -154,11 +154,11 @@ def test_killed_in_any_step_of_writing_it_leaves_no_half_model(
         apply(base, out, layers="0", seed=5, check=False)
     before, old = digest(base), digest(out) if force else None
     script = f"""
-import importlib, os, pathlib, signal
+import importlib, os, pathlib, signal, scramble.files
 from scramble.operations.apply import apply
 module = importlib.import_module("scramble.checkpoints.staging")
 calls = 0
-owner = dict(flush=module, rename=pathlib.Path).get({step!r}, module.Staging)
+owner = dict(flush=scramble.files, rename=pathlib.Path).get({step!r}, module.Staging)
 real = getattr(owner, {step!r})
 def deadly(*arguments, **options):
     global calls
