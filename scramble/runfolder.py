@@ -194,7 +194,7 @@ def _read_record(folder: Path) -> RunRecord | None:
     if type(written) is int and written > FORMAT:
         raise DamagedRunError(
             folder,
-            f"run.json has format {written}, written by a newer version of scramble (this one reads {FORMAT})",
+            f"run.json has format {written}, written by a newer version of scramble; this one reads {FORMAT}",
             "read it with that version, or move the folder away",
         )
     try:

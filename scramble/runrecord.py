@@ -38,6 +38,18 @@ class Trainable(_Part):
     of: NonNegativeInt
 
 
+class AdapterStart(_Part):
+    """How far weights with an adapter merged were from the start's before training.
+
+    Attributes:
+        largest_relative_error: `||merged - start||_F / ||start||_F` of a tensor.
+        changed_in_bf16: how many weights.
+    """
+
+    largest_relative_error: float
+    changed_in_bf16: NonNegativeInt
+
+
 class PassRate(_Part):
     """pass@k, or its gain, with a 95 % interval; `rate` is called `pass` in the file.
 
@@ -86,7 +98,7 @@ class End(_Part):
 
 
 class RunRecord(_Part):
-    """What `run.json` holds. A finished run has `start`, `seconds` and `end`; of others, what is known so far.
+    """What `run.json` holds: of a finished run `start`, `seconds` and `end`; else what is known so far.
 
     Attributes:
         recipe_hash: SHA-256 of `recipe.yaml`.
@@ -95,7 +107,6 @@ class RunRecord(_Part):
         versions: of Python and packages, by name.
         hardware: machine, system, CPU, GPU and threads.
         began: date and time, ISO 8601, UTC.
-        adapter_start: how far the merged weights were from the start's before training.
         resumed: the steps that the run went on from after interruptions.
         reason: why it failed.
         seconds: of training, without what interruptions lost.
@@ -116,7 +127,7 @@ class RunRecord(_Part):
     began: str | None = None
     trainable: Trainable | None = None
     sampling: dict[str, Any] = {}
-    adapter_start: float | None = None
+    adapter_start: AdapterStart | None = None
     evaluation: Evaluation | None = None
     resumed: list[NonNegativeInt] = []
     reason: str | None = None

@@ -21,9 +21,9 @@ from scramble.measures.geometry.subspaces import PRINCIPAL_RANK, SPECTRA_RANK
 from scramble.measures.pairs.ends import Run, ends
 from scramble.measures.updates.tables import count_pairs, count_updates, diff, overlap
 from scramble.runfolder import RunFolder, is_run
-from scramble.runrecord import FinishedRecord
+from scramble.runrecord import FinishedRecord, Row
 from scramble.runs.engine.run import start_hash
-from scramble.runs.records.summary import Row, before_and_after, quarters
+from scramble.runs.records.summary import before_and_after, quarters
 
 Progress = Callable[[int, int], None]
 ALPHA = 0.5

@@ -1,6 +1,6 @@
 """The writing side of a run folder (`scramble.runfolder` says what is in one).
 
-While a run is not finished it has `state/step-N/` too: what it goes on from (see `scramble.runs.engine.resume`).
+While a run is not finished it has `state/step-N/` too, to go on from (`scramble.runs.engine.resume`).
 """
 
 from __future__ import annotations

@@ -109,9 +109,7 @@ def test_gradients_are_clipped_by_the_norm_of_what_is_trained(masked: Any, tmp_p
     optimizer = {"name": "sgd", "learning_rate": 0.01, "momentum": 0, "max_grad_norm": 0.1}
     mask = {"kind": "principal", "rank": 2, "alpha": 0.1}
     recipe = masked(mask, optimizer=optimizer, steps=1, fp32_steps=[1], match={"update_norm": 1e9})
-    assert run(recipe, tmp_path, threads=1).record.content()["end"]["update_norm"] == pytest.approx(
-        1e-3, rel=1e-3
-    )
+    assert run(recipe, tmp_path, threads=1).record.end.update_norm == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_a_file_of_masks_is_trained_and_a_reward_too(

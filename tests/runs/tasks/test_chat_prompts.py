@@ -130,9 +130,7 @@ def test_what_the_chats_say_is_in_the_hash_of_the_data(chats: dict[str, Any], tm
     def digest(rows: list[dict[str, Any]], out: str) -> str:
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         sft = chats | {"algorithm": {"name": "sft", "batch": 2}}
-        return str(
-            run(Recipe.model_validate(sft), tmp_path / out, threads=1).record.content()["data"]["hash"]
-        )
+        return str(run(Recipe.model_validate(sft), tmp_path / out, threads=1).record.data.hash)
 
     rows = [{"prompt": chat(number), "answer": "1"} for number in range(2)]
     same = digest(rows, "a")
