@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scramble.errors import RunError
-from scramble.present.printing import Format, FormatOption, QuietOption, counter, emit, records, reporter
+from scramble.present.printing import (
+    Format,
+    FormatOption,
+    QuietOption,
+    caution,
+    counter,
+    emit,
+    records,
+    reporter,
+)
 from scramble.runs.records.summary import shown
 
 if TYPE_CHECKING:
@@ -110,7 +119,9 @@ def contrast(
 
     read = read_experiment(path)
     found = _contrast(read, _planned(read, out), out, quiet)
-    emit(records(found.by_treatment), {"experiment": read.name, "tables": str(_results(read, out))}, format)
+    meta = {"experiment": read.name, "tables": str(_results(read, out))}
+    meta |= caution({"toolchains": found.toolchains}, format, quiet)
+    emit(records(found.by_treatment), meta, format)
 
 
 @experiment.command()
@@ -125,7 +136,7 @@ def report(
 
     read = read_experiment(path)
     runs = _planned(read, out)
-    _report(read, runs, _contrast(read, runs, out, quiet), out, format)
+    _report(read, runs, _contrast(read, runs, out, quiet), out, format, quiet)
 
 
 def demo(
@@ -143,7 +154,7 @@ def demo(
 
     read = demo_experiment(model, smoke=smoke, report=reporter(quiet))
     runs = _train(read, out, lanes, quiet)
-    _report(read, runs, _contrast(read, runs, out, quiet), out, format)
+    _report(read, runs, _contrast(read, runs, out, quiet), out, format, quiet)
 
 
 def _planned(read: Experiment, out: Path) -> list[PlannedRun]:
@@ -180,13 +191,14 @@ def _contrast(read: Experiment, runs: Sequence[PlannedRun], out: Path, quiet: bo
 
 
 def _report(
-    read: Experiment, runs: Sequence[PlannedRun], contrasts: Contrasts, out: Path, format: Format
+    read: Experiment, runs: Sequence[PlannedRun], contrasts: Contrasts, out: Path, format: Format, quiet: bool
 ) -> None:
     from scramble.interventions.report import write_report
 
     page, lines = write_report(read, runs, contrasts, _results(read, out))
     rows = [{"verdict": line} for line in lines]
     notes = {"notes": " ".join(read.notes)} if read.notes else {}
+    notes |= caution({"toolchains": contrasts.toolchains}, format, quiet)
     emit(rows, {"report": str(page), "tables": str(page.parent / "*.csv")} | notes, format)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from scramble.files import write_whole
 from scramble.interventions import figures
 from scramble.interventions.contrast import OUTSIDE, UNTREATED, Contrasts
 from scramble.interventions.experiment import Experiment, PlannedRun
@@ -46,6 +47,7 @@ def write_report(
         title=experiment.name,
         experiment=experiment,
         verdict=lines,
+        toolchains=contrasts.toolchains,
         described=described(contrasts.regime),
         regime=_regime(contrasts.regime),
         figures={name: svg(figure) for name, figure in drawn.items()},
@@ -57,7 +59,7 @@ def write_report(
         enough=table["jaccard_low"].notna().any(),
     )
     path = folder / "report.html"
-    path.write_text(page)
+    write_whole(path, page)
     return path, lines
 
 

@@ -8,7 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from scramble.errors import SelectionError, TargetError
-from scramble.present.printing import Format, FormatOption, QuietOption, TableOption, counter, emit, records
+from scramble.present.printing import (
+    Format,
+    FormatOption,
+    QuietOption,
+    TableOption,
+    caution,
+    counter,
+    emit,
+    records,
+)
 
 runs = typer.Typer(help="Run folders: list, show, compare.", no_args_is_help=True)
 
@@ -121,11 +130,11 @@ def compare(
         raise SelectionError(f"--alpha {alpha:g}: a share of the weights lies above 0 and below 1")
     with counter("decomposing matrices", quiet) as bar:
         found = carry_out(run, rank, principal_rank, alpha, bar)
-    meta = {}
+    meta = caution({"toolchains": found.toolchains}, format, quiet)
     if report:
         from scramble.runs.comparison.report import write_report
 
-        meta = {"report": str(write_report(found, report, title))}
+        meta |= {"report": str(write_report(found, report, title))}
     emit(records(found.runs), meta, format, table)
 
 

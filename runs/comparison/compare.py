@@ -6,7 +6,7 @@ Every run is measured from its own start to its own last checkpoint, in float32 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from scramble.errors import CheckpointError, SelectionError
+from scramble.files import whole
 from scramble.measures.geometry.principal import count_masks_together, principal
 from scramble.measures.geometry.spectra import measure_together, spectra
 from scramble.measures.geometry.subspaces import PRINCIPAL_RANK, SPECTRA_RANK
@@ -24,6 +25,7 @@ from scramble.runfolder import RunFolder, is_run
 from scramble.runrecord import FinishedRecord, Row
 from scramble.runs.engine.run import start_hash
 from scramble.runs.records.summary import before_and_after, quarters
+from scramble.runs.records.toolchains import mixed
 
 Progress = Callable[[int, int], None]
 ALPHA = 0.5
@@ -45,18 +47,21 @@ class Comparison:
             larger of left and right), and the share of the update in the principal weights, of the measured
             matrices by module and by layer.
         pairs: overlap of the updates of every two runs of one start, in the measured matrices.
+        toolchains: which packages and hardware differ between the runs; None if all are the same.
     """
 
     runs: pd.DataFrame
     places: pd.DataFrame
     pairs: pd.DataFrame
+    toolchains: str | None = None
 
     def write(self, folder: Path) -> None:
         """Write the tables as CSV; one without rows is not written."""
-        for field in fields(self):
-            table = getattr(self, field.name)
+        for name in ("runs", "places", "pairs"):
+            table = getattr(self, name)
             if len(table):
-                table.to_csv(folder / f"{field.name}.csv", index=False)
+                with whole(folder / f"{name}.csv") as partial:
+                    table.to_csv(partial, index=False)
 
 
 def compare(
@@ -126,6 +131,7 @@ def compare(
         table[sorted(table, key=_place)],
         pd.concat(places, ignore_index=True).sort_values("level", kind="stable", ignore_index=True),
         pd.concat(pairs, ignore_index=True) if pairs else pd.DataFrame(),
+        mixed({name: one.record for name, one in zip(names, opened, strict=True)}),
     )
 
 

@@ -198,6 +198,29 @@ def test_what_cannot_be_compared_is_one_line(
         compare([first])
 
 
+def test_mixed_toolchains_are_named_and_change_no_value(
+    trained: list[WritableRun], command: Command, tmp_path: Path
+) -> None:
+    paths = [one.path for one in trained]
+    page = tmp_path / "report" / "report.html"
+    ask = ("runs", "compare", *paths, "--report", page.parent)
+    alike = command(*ask, "--format", "json")
+    assert "toolchains" not in alike.json["meta"]
+    assert "toolchains" not in alike.err
+    assert "not made alike" not in page.read_text()
+    record = json.loads((paths[1] / "run.json").read_text())
+    mine = record["versions"]["torch"]
+    record["versions"]["torch"] = "0.1"
+    (paths[1] / "run.json").write_text(json.dumps(record))
+    mixed = command(*ask, "--format", "json")
+    said = f"torch {mine} in {alike.json['rows'][0]['name']}, 0.1 in {alike.json['rows'][1]['name']}"
+    assert mixed.json["meta"]["toolchains"] == said
+    assert f"toolchains: {said}\n" in mixed.err
+    assert f"not made alike: {said}." in page.read_text()
+    assert mixed.json["rows"] == alike.json["rows"]
+    assert said in " ".join(command(*ask).out.split())
+
+
 @pytest.mark.browser
 def test_the_page_stands_alone(trained: list[WritableRun], browser: Any, tmp_path: Path) -> None:
     page = browser.new_page(viewport={"width": 1300, "height": 900})
