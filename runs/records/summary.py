@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from scramble.runrecord import Evaluation, Row
+if TYPE_CHECKING:
+    from scramble.runrecord import Evaluation, Row
 
 
 def measured(rows: Sequence[Row]) -> tuple[str, list[float]]:

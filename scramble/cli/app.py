@@ -5,7 +5,6 @@ Heavy imports happen inside the command that needs them.
 
 from __future__ import annotations
 
-import os
 import sys
 from enum import StrEnum
 from functools import cache
@@ -88,7 +87,6 @@ def apply(
     quiet: QuietOption = False,
 ) -> None:
     """Scramble layers of MODEL without changing its function."""
-    _one_blas_thread()
     from scramble.checkpoints import target_of
     from scramble.errors import SelectionError
     from scramble.transforms.selection import DEFAULT_SYMMETRIES
@@ -115,14 +113,6 @@ def apply(
     emit(rows, meta, format)
 
 
-def _one_blas_thread() -> None:
-    """Matrices are small, and threads inside each product or QR mostly wait for one another.
-
-    numpy's OpenBLAS reads this once, when numpy is imported.
-    """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
-
 def _verdict(equivalence: Any) -> dict[str, Any]:
     hidden = {"layers"}
     return {"verdict": "not verified"} if equivalence is None else equivalence.model_dump(exclude=hidden)
@@ -142,7 +132,6 @@ def invert(
     quiet: QuietOption = False,
 ) -> None:
     """Undo the scrambles of MODEL: back to the frame of its base."""
-    _one_blas_thread()
     from scramble.checkpoints import target_of
 
     names = scramble.invert(model, out, manifest=manifest, force=force)

@@ -11,7 +11,7 @@ from scramble.equivalence.certify import certify
 from scramble.equivalence.claims import claim
 from scramble.errors import NotEquivalentError, SelectionError, SymmetryError
 from scramble.symmetries import Symmetry, symmetry
-from scramble.symmetries.products import products_on
+from scramble.symmetries.products import one_blas_thread, products_on
 from scramble.transforms.actions import draw_steps, recall, resolve, uneven_gain
 from scramble.transforms.card import CARD, card, renamed
 from scramble.transforms.manifest import (
@@ -34,6 +34,7 @@ from scramble.transforms.selection import layers as numbers_of
 Report = Callable[[str], None]
 
 
+@one_blas_thread()
 def apply(
     model: str | Path,
     out: str | Path | None = None,

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from scramble.checkpoints import locate, open_checkpoint, staging, target_of
 from scramble.errors import ManifestError
+from scramble.symmetries.products import one_blas_thread
 from scramble.transforms.actions import inverse, recorded, resolve
 from scramble.transforms.card import renamed
 from scramble.transforms.manifest import read_manifest
 from scramble.transforms.rewrite import rewrite
 
 
+@one_blas_thread()
 def invert(
     model: str | Path,
     out: str | Path | None = None,
