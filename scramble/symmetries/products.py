@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from scramble.architecture.axes import Array
 from scramble.errors import SelectionError
@@ -24,7 +24,7 @@ def one_blas_thread() -> Iterator[None]:
     Matrices are small and tensors are transformed side by side: threads inside each product would mostly
     wait for one another. Only libraries that are loaded are limited: scipy has an OpenBLAS of its own.
     """
-    with threadpool_limits(limits={"openblas": 1}):
+    with ThreadpoolController().select(internal_api="openblas").limit(limits=1):
         yield
 
 
