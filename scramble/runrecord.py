@@ -112,7 +112,7 @@ class RunRecord(_Part):
         seconds: of training, without what interruptions lost.
     """
 
-    format: Literal[1] = 1
+    format: Annotated[int, Field(ge=1, le=FORMAT)] = FORMAT
     status: Literal["running", "failed", "finished"]
     recipe_hash: str | None = None
     seed: int | None = None
