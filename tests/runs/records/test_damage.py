@@ -141,17 +141,18 @@ def test_a_file_that_is_cut_anywhere_is_refused_by_every_command(
 
 @pytest.mark.parametrize("file", FILES)
 def test_no_cut_of_a_finished_runs_files_reads_as_another_state(file: str, copied: Path) -> None:
-    """At every byte (every fifth of the metrics) the folder is finished, with the same content, or damaged."""
+    """At every byte (every fifth of the metrics): finished, with the same content, or damaged."""
     folder = RunFolder(one_run(copied))
     content, path = folder.read(), folder.path / file
     whole, same = path.read_bytes(), 0
     for length in range(0, len(whole), 5) if file == "metrics.jsonl" else range(len(whole)):
         path.write_bytes(whole[:length])
         try:
-            assert folder.read() == content
-            same += 1
-        except DamagedRunError as error:
-            assert file in error.why
+            found = folder.read()
+        except DamagedRunError:
+            continue
+        assert found == content
+        same += 1
     assert same == (file == "run.json")
 
 
