@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from scramble import cli
+from scramble.cli.app import app
 from scramble.present.printing import records
 from scramble.symmetries import SYMMETRIES
 from tests.conftest import Command
@@ -37,7 +37,7 @@ def test_help_loads_nothing_heavy() -> None:
 def test_commands_join_once_however_often_the_command_is_called(command: Command) -> None:
     for _ in range(3):
         assert command("--help").code == 0
-    names = [one.name or one.callback.__name__ for one in cli.app.registered_commands if one.callback]
+    names = [one.name or one.callback.__name__ for one in app.registered_commands if one.callback]
     assert len(names) == len(set(names)) > 10
 
 
