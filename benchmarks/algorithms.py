@@ -73,7 +73,7 @@ def main() -> int:
     for name, reason in failed.items():
         print(f"{name}: {reason}", file=sys.stderr)
     weighed = {
-        one.arm: one.folder for one in planned if one.folder and one.folder.record.get("end", {}).get("hash")
+        one.arm: one.done for one in planned if one.status == "finished" and one.done.finished.end.hash
     }
     if not weighed:
         return 1

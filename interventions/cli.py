@@ -12,7 +12,7 @@ import typer
 from scramble.cli.options import FormatOption, QuietOption
 from scramble.errors import RunError
 from scramble.present.progress import counter, reporter
-from scramble.present.table import Format, emit, records
+from scramble.present.table import Format, caution, emit, records
 from scramble.runs.records.summary import shown
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _row(run: PlannedRun, weights: int, typical: float | None) -> dict[str, Any]
     """What a run costs: checkpoints take two bytes a weight in bf16, four in float32."""
     algorithm, fp32 = run.recipe.algorithm, set(run.recipe.fp32_steps)
     kept = {*run.recipe.save_steps, *fp32, run.recipe.steps}
-    seconds = run.folder.record.get("seconds") if run.folder and run.status == "finished" else typical
+    seconds = run.done.finished.seconds if run.status == "finished" else typical
     return {
         "arm": run.arm,
         "seed": run.seed,
@@ -70,7 +70,7 @@ def _row(run: PlannedRun, weights: int, typical: float | None) -> dict[str, Any]
 
 def _seconds(runs: Sequence[PlannedRun]) -> float | None:
     """What a finished run took, as an estimate for the others."""
-    known = [float(run.folder.record["seconds"]) for run in runs if run.folder and run.status == "finished"]
+    known = [run.done.finished.seconds for run in runs if run.status == "finished"]
     return sorted(known)[len(known) // 2] if known else None
 
 
@@ -112,7 +112,9 @@ def contrast(
 
     read = read_experiment(path)
     found = _contrast(read, _planned(read, out), out, quiet)
-    emit(records(found.by_treatment), {"experiment": read.name, "tables": str(_results(read, out))}, format)
+    meta = {"experiment": read.name, "tables": str(_results(read, out))}
+    meta |= caution({"toolchains": found.toolchains}, format, quiet)
+    emit(records(found.by_treatment), meta, format)
 
 
 @experiment.command()
@@ -127,7 +129,7 @@ def report(
 
     read = read_experiment(path)
     runs = _planned(read, out)
-    _report(read, runs, _contrast(read, runs, out, quiet), out, format)
+    _report(read, runs, _contrast(read, runs, out, quiet), out, format, quiet)
 
 
 def demo(
@@ -145,7 +147,7 @@ def demo(
 
     read = demo_experiment(model, smoke=smoke, report=reporter(not quiet))
     runs = _train(read, out, lanes, quiet)
-    _report(read, runs, _contrast(read, runs, out, quiet), out, format)
+    _report(read, runs, _contrast(read, runs, out, quiet), out, format, quiet)
 
 
 def _planned(read: Experiment, out: Path) -> list[PlannedRun]:
@@ -182,13 +184,14 @@ def _contrast(read: Experiment, runs: Sequence[PlannedRun], out: Path, quiet: bo
 
 
 def _report(
-    read: Experiment, runs: Sequence[PlannedRun], contrasts: Contrasts, out: Path, format: Format
+    read: Experiment, runs: Sequence[PlannedRun], contrasts: Contrasts, out: Path, format: Format, quiet: bool
 ) -> None:
     from scramble.interventions.report import write_report
 
     page, lines = write_report(read, runs, contrasts, _results(read, out))
     rows = [{"verdict": line} for line in lines]
     notes = {"notes": " ".join(read.notes)} if read.notes else {}
+    notes |= caution({"toolchains": contrasts.toolchains}, format, quiet)
     emit(rows, {"report": str(page), "tables": str(page.parent / "*.csv")} | notes, format)
 
 

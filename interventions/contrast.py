@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,15 @@ import pandas as pd
 from scramble._version import __version__
 from scramble.checkpoints import locate
 from scramble.errors import SelectionError
+from scramble.files import whole, write_whole
 from scramble.interventions.experiment import Experiment, PlannedRun, treatment
-from scramble.interventions.regime import end, regime_of
+from scramble.interventions.regime import regime_of
 from scramble.measures.pairs.ends import PLACEBO, ends
 from scramble.measures.pairs.pooling import pool
 from scramble.measures.updates.ratios import pair_ratios
 from scramble.measures.updates.resampling import resampled
 from scramble.measures.updates.tables import PAIR, count_pairs
+from scramble.runs.records.toolchains import mixed
 from scramble.transforms.record import find_record
 
 METRICS = [
@@ -43,6 +45,7 @@ METRICS = [
     "above_chance_errors",
 ]
 PLACEBO_METRICS = ["jaccard", "rounding_only", "update_cosine", "update_rank_correlation"]
+TABLES = ("pairs", "by_layer", "by_treatment", "regime")
 UNTREATED, OUTSIDE = "untreated", "outside the layers"
 
 
@@ -55,6 +58,7 @@ class Contrasts:
         by_layer: contrasts in every (layer, module): means over pairs, and intervals.
         by_treatment: contrasts pooled over the weights that each set of symmetries touched in the arm.
         regime: a row a run: what it learned, and how far its weights went (see `interventions.regime`).
+        toolchains: which packages and hardware differ between the runs; None if all are the same.
 
     Aligned rows of two arms have `placebo_*`: the same figures where the scramble was undone by wrong
     elements of its groups, their mean, least and most over `placebos` draws.
@@ -64,17 +68,19 @@ class Contrasts:
     by_layer: pd.DataFrame
     by_treatment: pd.DataFrame
     regime: pd.DataFrame
+    toolchains: str | None = None
 
     def write(self, folder: Path) -> None:
         """Write the tables as CSV."""
         folder.mkdir(parents=True, exist_ok=True)
-        for field in fields(self):
-            getattr(self, field.name).to_csv(folder / f"{field.name}.csv", index=False)
+        for name in TABLES:
+            with whole(folder / f"{name}.csv") as partial:
+                getattr(self, name).to_csv(partial, index=False)
 
     @classmethod
     def read(cls, folder: Path) -> Contrasts:
-        """What `write` wrote."""
-        tables = {field.name: pd.read_csv(folder / f"{field.name}.csv") for field in fields(cls)}
+        """The tables that `write` wrote."""
+        tables = {name: pd.read_csv(folder / f"{name}.csv") for name in TABLES}
         for table in tables.values():
             if "layer" in table:
                 table["layer"] = table["layer"].astype("Int64")
@@ -101,7 +107,8 @@ def contrast(
     record = find_record(base)
     origin = None if record and record.is_scrambled else base
     opened = [
-        ends(run.start, end(run), aligned=True, base=origin, placebos=experiment.placebos) for run in finished
+        ends(run.start, run.done.end, aligned=True, base=origin, placebos=experiment.placebos)
+        for run in finished
     ]
     counts = count_pairs(opened, progress=progress)
     names = {one.name: run for one, run in zip(opened, finished, strict=True)}
@@ -124,7 +131,11 @@ def contrast(
         tables["by_layer"].append(_aggregate(pairs, ["treatment", "layer", "module"]))
         tables["by_treatment"].append(_aggregate(whole, ["treatment"]))
     found = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
-    return Contrasts(**found, regime=pd.DataFrame(regime))
+    return Contrasts(**found, regime=pd.DataFrame(regime), toolchains=_toolchains(finished))
+
+
+def _toolchains(finished: Sequence[PlannedRun]) -> str | None:
+    return mixed({run.name: run.done.finished for run in finished})
 
 
 def _treatments(counts: pd.DataFrame, touched: Mapping[str, str]) -> list[str]:
@@ -144,22 +155,22 @@ def contrast_once(
 ) -> Contrasts:
     """The tables in `folder` if this version computed them from these runs, else computed and written."""
     finished = [run for run in runs if run.status == "finished"]
-    kept = ("end", "evaluation")
     record = {
-        str(end(run)): {name: run.folder.record.get(name) for name in kept} for run in finished if run.folder
+        str(run.done.end): run.done.finished.model_dump(mode="json", include={"end", "evaluation"})
+        for run in finished
     }
     made = {"version": __version__, "placebos": experiment.placebos, "runs": record}
     stamp = json.dumps(made, indent=2) + "\n"
     made_from = folder / "runs.json"
     if made_from.exists() and made_from.read_text() == stamp:
         try:
-            return Contrasts.read(folder)
+            return replace(Contrasts.read(folder), toolchains=_toolchains(finished))
         except FileNotFoundError:
             pass
     made_from.unlink(missing_ok=True)
     found = contrast(experiment, runs, progress)
     found.write(folder)
-    made_from.write_text(stamp)
+    write_whole(made_from, stamp)
     return found
 
 

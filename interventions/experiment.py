@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, field_validat
 
 from scramble.architecture import Architecture
 from scramble.checkpoints import locate, open_checkpoint
-from scramble.errors import RecipeError
+from scramble.errors import RecipeError, SelectionError
 from scramble.operations.apply import apply, choose
+from scramble.runfolder import Status
 from scramble.runs.engine.run import start_hash
 from scramble.runs.recipe.recipe import Recipe, parse, read_yaml
-from scramble.runs.records.folder import RunFolder, run_folder
+from scramble.runs.records.folder import WritableRun, run_folder
 from scramble.symmetries import Symmetry
 from scramble.transforms.record import find_record, read_record
 
@@ -117,15 +118,26 @@ class PlannedRun:
     seed: int
     recipe: Recipe
     start: Path
-    folder: RunFolder | None
+    folder: WritableRun | None
 
     @property
     def name(self) -> str:
         return f"{self.arm} seed {self.seed}"
 
     @property
-    def status(self) -> str:
+    def status(self) -> Status:
         return self.folder.status if self.folder else "missing"
+
+    @property
+    def done(self) -> WritableRun:
+        """The folder of a finished run.
+
+        Raises:
+            SelectionError: it is not finished.
+        """
+        if self.folder is None or self.status != "finished":
+            raise SelectionError(f"{self.name}: not finished")
+        return self.folder
 
 
 def start_folder(experiment: Experiment, arm: str, out: Path, base_hash: str) -> Path:

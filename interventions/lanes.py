@@ -119,6 +119,7 @@ def _reason(run: PlannedRun, code: int) -> str:
         run.folder.write_record(status="failed", reason=reason)
         return reason
     if run.folder and run.status == "failed":
-        return str(run.folder.record.get("reason", "unknown"))
+        record = run.folder.record
+        return (record.reason if record else None) or "unknown"
     lines = _log(run).read_text(errors="replace").strip().splitlines()
     return f"exit code {code}: {lines[-1] if lines else 'no output'} (see {_log(run)})"

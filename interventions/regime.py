@@ -6,22 +6,13 @@ where much is. So every report says first in which regime its figures were obtai
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from scramble.errors import SelectionError
 from scramble.interventions.experiment import PlannedRun
+from scramble.runrecord import Evaluation
 from scramble.runs.records.summary import quarters
-
-
-def end(run: PlannedRun) -> Path:
-    """The last checkpoint of a finished run, in float32 where the recipe kept it."""
-    if run.folder is None:
-        raise SelectionError(f"{run.name}: not finished")
-    fp32 = run.folder.checkpoint(run.folder.last_step, fp32=True)
-    return fp32 if fp32.exists() else run.folder.checkpoint(run.folder.last_step)
 
 
 def regime_of(run: PlannedRun, name: str, counts: pd.DataFrame) -> dict[str, Any]:
@@ -36,10 +27,8 @@ def regime_of(run: PlannedRun, name: str, counts: pd.DataFrame) -> dict[str, Any
         name: of the run in the counts.
         counts: additive counts of pairs (`count_pairs`), one of which has the run in it.
     """
-    folder, recipe = run.folder, run.recipe
-    if folder is None:
-        raise SelectionError(f"{run.name}: not finished")
-    metrics = folder.metrics
+    folder, recipe = run.done, run.recipe
+    record, metrics = folder.finished, folder.metrics
     raw = counts[counts["frame"] == "raw"]
     side = "a" if (raw["run_a"] == name).any() else "b"
     own = raw[raw[f"run_{side}"] == name].drop_duplicates("tensor")
@@ -51,8 +40,8 @@ def regime_of(run: PlannedRun, name: str, counts: pd.DataFrame) -> dict[str, Any
         "algorithm": recipe.algorithm.name,
         "optimizer": recipe.optimizer.name,
         "learning_rate": recipe.optimizer.learning_rate,
-        "updates": folder.last_step,
-        **_learned(folder.record.get("evaluation"), folder.last_step),
+        "updates": record.end.step,
+        **_learned(record.evaluation, record.end.step),
         **quarters(metrics, "reward"),
         "kl_to_start": kl[-1] if kl else None,
         "density": density,
@@ -61,18 +50,18 @@ def regime_of(run: PlannedRun, name: str, counts: pd.DataFrame) -> dict[str, Any
     }
 
 
-def _learned(evaluation: dict[str, Any] | None, last: int) -> dict[str, float | None]:
+def _learned(evaluation: Evaluation | None, last: int) -> dict[str, float | None]:
     """pass@1 before and after, and the gain, with intervals."""
     found: dict[str, float | None] = {}
-    rows = [row for row in (evaluation or {}).get("rows", []) if row["k"] == 1]
-    gains = [row for row in (evaluation or {}).get("gain", []) if row["k"] == 1]
+    rows = [row for row in (evaluation.rows if evaluation else []) if row.k == 1]
+    gains = [row for row in (evaluation.gain if evaluation else []) if row.k == 1]
     for label, chosen in (
-        ("pass@1_before", [row for row in rows if row["step"] == 0]),
-        ("pass@1_after", [row for row in rows if row["step"] == last]),
+        ("pass@1_before", [row for row in rows if row.step == 0]),
+        ("pass@1_after", [row for row in rows if row.step == last]),
         ("gain", gains),
     ):
-        row = chosen[0] if chosen else {"pass": None, "low": None, "high": None}
-        found |= {label: row["pass"], f"{label}_low": row["low"], f"{label}_high": row["high"]}
+        rate, low, high = (chosen[0].rate, chosen[0].low, chosen[0].high) if chosen else (None, None, None)
+        found |= {label: rate, f"{label}_low": low, f"{label}_high": high}
     return found
 
 

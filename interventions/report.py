@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from scramble.files import write_whole
 from scramble.interventions import figures
 from scramble.interventions.contrast import OUTSIDE, UNTREATED, Contrasts
 from scramble.interventions.experiment import Experiment, PlannedRun
@@ -46,6 +47,7 @@ def write_report(
         title=experiment.name,
         experiment=experiment,
         verdict=lines,
+        toolchains=contrasts.toolchains,
         described=described(contrasts.regime),
         regime=_regime(contrasts.regime),
         figures={name: svg(figure) for name, figure in drawn.items()},
@@ -57,7 +59,7 @@ def write_report(
         enough=table["jaccard_low"].notna().any(),
     )
     path = folder / "report.html"
-    path.write_text(page)
+    write_whole(path, page)
     return path, lines
 
 
@@ -122,15 +124,15 @@ def _certificates(runs: Sequence[PlannedRun]) -> list[dict[str, Any]]:
 
 def _run_row(run: PlannedRun) -> dict[str, Any]:
     metrics = run.folder.metrics if run.folder else []
-    record = run.folder.record if run.folder else {}
+    record = run.folder.record if run.folder else None
     return {
         "run": run.name,
         "status": run.status,
         "steps": len(metrics),
-        "seconds": record.get("seconds", "-"),
-        "threads": record.get("hardware", {}).get("threads", "-"),
+        "seconds": record.seconds if record and record.seconds is not None else "-",
+        "threads": record.hardware.get("threads", "-") if record else "-",
         "rollouts of step 1": str(metrics[0].get("rollouts", "-"))[:12] if metrics else "-",
-        "end": str(record.get("end", {}).get("hash", "-"))[:12],
+        "end": str(record.end.hash)[:12] if record and record.end else "-",
     }
 
 

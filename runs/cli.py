@@ -10,7 +10,7 @@ import typer
 from scramble.cli.options import FormatOption, QuietOption, TableOption
 from scramble.errors import SelectionError, TargetError
 from scramble.present.progress import counter
-from scramble.present.table import Format, emit, records
+from scramble.present.table import Format, caution, emit, records
 
 runs = typer.Typer(help="Run folders: list, show, compare.", no_args_is_help=True)
 
@@ -58,16 +58,16 @@ def run(
             threads=threads,
             progress=lambda step, steps, metrics: bar(step, steps, progress_text(metrics)),
         )
-    metrics, record = folder.metrics, folder.record
+    metrics, record = folder.metrics, folder.finished
     row = {
         "run": str(folder.path),
         "status": folder.status,
         "seed": parsed.seed,
-        "steps": record["end"]["step"],
+        "steps": record.end.step,
         **first_and_last(metrics),
-        **(before_and_after(record.get("evaluation"), record["end"]["step"]) if parsed.evaluation else {}),
-        "seconds": record.get("seconds"),
-        "end_hash": record["end"]["hash"],
+        **(before_and_after(record.evaluation, record.end.step) if parsed.evaluation else {}),
+        "seconds": record.seconds,
+        "end_hash": record.end.hash,
     }
     emit([row], {}, format)
 
@@ -123,11 +123,11 @@ def compare(
         raise SelectionError(f"--alpha {alpha:g}: a share of the weights lies above 0 and below 1")
     with counter("decomposing matrices", not quiet) as bar:
         found = carry_out(run, rank, principal_rank, alpha, bar)
-    meta = {}
+    meta = caution({"toolchains": found.toolchains}, format, quiet)
     if report:
         from scramble.runs.comparison.report import write_report
 
-        meta = {"report": str(write_report(found, report, title))}
+        meta |= {"report": str(write_report(found, report, title))}
     emit(records(found.runs), meta, format, table)
 
 

@@ -12,7 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
-from scramble.errors import ScrambleError
+from scramble.errors import ScrambleError, one_line
 from scramble.runs.engine.run import run
 from scramble.runs.recipe.recipe import Recipe
 
@@ -29,7 +29,7 @@ def main() -> int:
     try:
         run(Recipe.model_validate(job["recipe"]), Path(job["out"]), threads=job["threads"])
     except ScrambleError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         return 2
     return 0
 

@@ -64,13 +64,26 @@ class DamagedRunError(RunError):
         why: which file, and what is wrong with it.
     """
 
-    def __init__(self, folder: Path, why: str) -> None:
-        super().__init__(f"{folder}: damaged: {why}: put it back from a copy, or move the folder away")
+    def __init__(
+        self, folder: Path, why: str, remedy: str = "put it back from a copy, or move the folder away"
+    ) -> None:
+        super().__init__(f"{folder}: damaged: {why}: {remedy}")
         self.why = why
 
 
 class MissingDependencyError(ScrambleError):
     """An optional package is needed for this command."""
+
+
+def one_line(error: BaseException, most: int | None = 300) -> str:
+    """An error as one line: the message of one of ours, and of any other its kind before the message.
+
+    Args:
+        most: characters of what others say; None for all of them.
+    """
+    if isinstance(error, ScrambleError):
+        return " ".join(str(error).split())
+    return " ".join(f"{type(error).__name__}: {error}".split())[:most]
 
 
 def install(extra: str) -> str:

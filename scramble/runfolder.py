@@ -1,8 +1,8 @@
-"""What a run folder holds, as everything that reads one sees it.
+"""A run folder, as everything that reads one sees it.
 
 `run.json` (a record: how far the run is), `recipe.yaml` and `metrics.jsonl` (a row a step); checkpoints are
-folders `checkpoints/step-N`. A folder is read whole or it is damaged: a file that cannot be read never
-counts as one that is not there.
+folders `checkpoints/step-N`, and `step-N/fp32` where float32 weights were kept. A folder is read whole or it
+is damaged: a file that cannot be read never counts as one that is not there.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
-from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt, ValidationError
+from pydantic import ValidationError
 
-from scramble.errors import DamagedRunError
+from scramble.errors import DamagedRunError, SelectionError
+from scramble.files import is_locked
+from scramble.runrecord import FORMAT, FinishedRecord, Row, RunRecord, record_of
 
-Row = dict[str, Any]
+Status = Literal["missing", "running", "interrupted", "failed", "finished", "damaged"]
+FILES = ("run.json", "recipe.yaml", "metrics.jsonl")
 # Of a row of metrics, what is no number: digests.
 _TEXTS = ("prompts", "rollouts")
 _STEP = re.compile(
@@ -27,90 +30,145 @@ _STEP = re.compile(
 )
 
 
-class _Record(BaseModel, extra="allow"):
-    status: Literal["running", "failed", "finished"]
-
-
-class _Start(BaseModel, extra="allow"):
-    path: str
-    hash: str
-
-
-class _End(BaseModel, extra="allow"):
-    step: NonNegativeInt
-    hash: str | None
-
-
-class _Finished(_Record):
-    start: _Start
-    end: _End
-    seconds: NonNegativeFloat
-
-
-@dataclass(frozen=True)
-class RunFiles:
-    """A run folder's files.
+class Contents(NamedTuple):
+    """The three files of a run folder, read together.
 
     Attributes:
-        record: of `run.json`; empty before the run has begun.
+        record: of `run.json`; None before the run has begun.
         recipe: of `recipe.yaml`; empty before it was written.
         metrics: rows of steps 1, 2, ...; a last line that is being written is left out.
     """
 
-    record: dict[str, Any]
+    record: RunRecord | None
     recipe: dict[str, Any]
     metrics: list[Row]
 
 
-def read_run(folder: Path) -> RunFiles:
-    """All files of a run folder.
+@dataclass(frozen=True, repr=False)
+class RunFolder:
+    """One run's folder. A run is finished when its `run.json` says so, and then never runs again.
 
-    They are read in an order in which a process that trains may write at the same time.
-
-    Raises:
-        DamagedRunError: a file cannot be read, or does not fit the others: a finished run has a row of
-            metrics for every step and the recipe that it began with; checkpoints, metrics and states have a
-            record.
+    Whatever is asked of a folder, its three files are read anew and together; of a damaged one, every answer
+    but `status` and paths is a `DamagedRunError`.
     """
-    record = read_record(folder)
-    kept = [name for name in ("checkpoints", "metrics.jsonl", "state") if _exists(folder / name)]
-    if not record and kept:
-        raise DamagedRunError(folder, f"run.json is missing, but {kept[0]} is there")
-    recipe = _read_recipe(folder, record)
-    return RunFiles(record, recipe, _read_metrics(folder, record))
+
+    path: Path
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r}, {self.status})"
+
+    def read(self) -> Contents:
+        """All three files, in an order in which a process that trains may write at the same time.
+
+        Raises:
+            DamagedRunError: a file cannot be read, or does not fit the others: a finished run has a row of
+                metrics for every step and the recipe that it began with; checkpoints, metrics and states
+                have a record.
+        """
+        record = _read_record(self.path)
+        kept = [name for name in ("checkpoints", "metrics.jsonl", "state") if _exists(self.path / name)]
+        if record is None and kept:
+            raise DamagedRunError(self.path, f"run.json is missing, but {kept[0]} is there")
+        return Contents(record, _read_recipe(self.path, record), _read_metrics(self.path, record))
+
+    @property
+    def record(self) -> RunRecord | None:
+        """What `run.json` says; None before the run has begun."""
+        return self.read().record
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe with every value that it left open; empty before it was written."""
+        return self.read().recipe
+
+    @property
+    def metrics(self) -> list[Row]:
+        """One row a step that was logged; a line that is being written is left out."""
+        return self.read().metrics
+
+    @property
+    def status(self) -> Status:
+        """`missing`, `running`, `interrupted` (no process holds it), `failed`, `finished` or `damaged`."""
+        try:
+            record = self.record
+        except DamagedRunError:
+            return "damaged"
+        if record is None:
+            return "missing"
+        return "interrupted" if record.status == "running" and not self.held else record.status
+
+    @property
+    def held(self) -> bool:
+        """Whether a process trains this run now, or there is no saying."""
+        return is_locked(self.path)
+
+    @property
+    def finished(self) -> FinishedRecord:
+        """The record of a finished run.
+
+        Raises:
+            SelectionError: it is not finished.
+        """
+        if isinstance(record := self.record, FinishedRecord):
+            return record
+        raise SelectionError(f"{self.path}: not finished ({self.status})")
+
+    @property
+    def last_step(self) -> int:
+        """Where a finished run ended: the recipe's `steps`, or earlier if `match` or a collapse stopped it.
+
+        Raises:
+            SelectionError: it is not finished.
+        """
+        return self.finished.end.step
+
+    @property
+    def checkpoints(self) -> dict[int, Path]:
+        """The checkpoints that are whole, in bf16, by step; see `fp32`."""
+        found = {
+            int(name[1]): path
+            for path in self.path.glob("checkpoints/step-*")
+            if (name := re.fullmatch(r"step-(\d+)", path.name))
+        }
+        return dict(sorted(found.items()))
+
+    def checkpoint(self, step: int, *, fp32: bool = False) -> Path:
+        """Where the checkpoint of a step is, or would be."""
+        folder = self.path / "checkpoints" / f"step-{step}"
+        return folder / "fp32" if fp32 else folder
+
+    def fp32(self, step: int) -> Path | None:
+        """The float32 weights of a step; None where they were not kept."""
+        folder = self.checkpoint(step, fp32=True)
+        return folder if folder.exists() else None
+
+    @property
+    def end(self) -> Path:
+        """The last checkpoint of a finished run, in float32 where that was kept. It may not be there.
+
+        Raises:
+            SelectionError: it is not finished.
+        """
+        step = self.last_step
+        return self.fp32(step) or self.checkpoint(step)
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """`run.json`; empty if there is none.
+def run_of(checkpoint: Path) -> RunFolder | None:
+    """The run folder of ours that a checkpoint lies in; None where there is none.
 
-    Raises:
-        DamagedRunError: it cannot be read, or is no record of a run.
+    Other trainers have a folder `checkpoints` too. Ours have `run.json` beside it; where that alone is lost,
+    both other files.
     """
-    try:
-        content = _parsed(folder, "run.json", json.loads)
-    except FileNotFoundError:
-        return {}
-    if not isinstance(content, dict):
-        raise DamagedRunError(folder, "run.json is not a record")
-    try:
-        kind = _Finished if content.get("status") == "finished" else _Record
-        kind.model_validate(content)
-    except ValidationError as error:
-        key = ".".join(map(str, error.errors()[0]["loc"]))
-        raise DamagedRunError(
-            folder, f"run.json is not the record of a run: {key} is missing or wrong"
-        ) from None
-    return content
+    for folder in checkpoint.parents[:3]:
+        if folder.name == "checkpoints":
+            record, *others = (_exists(folder.parent / name) for name in FILES)
+            return RunFolder(folder.parent) if record or all(others) else None
+    return None
 
 
-def checkpoints(folder: Path) -> dict[int, Path]:
-    """The checkpoints of a run folder that are whole, by step."""
-    found = {
-        int(name[1]): path
-        for path in folder.glob("checkpoints/step-*")
-        if (name := re.fullmatch(r"step-(\d+)", path.name))
-    }
-    return dict(sorted(found.items()))
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run folder, be it damaged: it has a record or a recipe."""
+    return folder.is_dir() and any(_exists(folder / name) for name in ("run.json", "recipe.yaml"))
 
 
 def step_of(checkpoint: str | Path) -> int | None:
@@ -125,31 +183,54 @@ def step_of(checkpoint: str | Path) -> int | None:
     return None
 
 
+def _read_record(folder: Path) -> RunRecord | None:
+    try:
+        content = _parsed(folder, "run.json", json.loads)
+    except FileNotFoundError:
+        return None
+    if not isinstance(content, dict):
+        raise DamagedRunError(folder, "run.json is not a record")
+    written = content.get("format", FORMAT)
+    if type(written) is int and written > FORMAT:
+        raise DamagedRunError(
+            folder,
+            f"run.json has format {written}, written by a newer version of scramble; this one reads {FORMAT}",
+            "read it with that version, or move the folder away",
+        )
+    try:
+        return record_of(content)
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"]))
+        raise DamagedRunError(
+            folder, f"run.json is not the record of a run: {key} is missing or wrong"
+        ) from None
+
+
+def _read_recipe(folder: Path, record: RunRecord | None) -> dict[str, Any]:
+    try:
+        content = _parsed(folder, "recipe.yaml", yaml.safe_load)
+    except FileNotFoundError:
+        if record is None:
+            return {}
+        raise DamagedRunError(folder, "recipe.yaml: No such file or directory") from None
+    if not isinstance(content, dict):
+        raise DamagedRunError(folder, "recipe.yaml is not a recipe")
+    if record and record.recipe_hash and record.recipe_hash != recipe_hash(folder):
+        raise DamagedRunError(folder, "recipe.yaml is not what it was when the run began")
+    return content
+
+
 def recipe_hash(folder: Path) -> str:
     """SHA-256 of `recipe.yaml`, which `run.json` keeps as `recipe_hash`."""
     return hashlib.sha256((folder / "recipe.yaml").read_bytes()).hexdigest()
 
 
-def _read_recipe(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    try:
-        content = _parsed(folder, "recipe.yaml", yaml.safe_load)
-    except FileNotFoundError:
-        if not record:
-            return {}
-        raise DamagedRunError(folder, "recipe.yaml: No such file or directory") from None
-    if not isinstance(content, dict):
-        raise DamagedRunError(folder, "recipe.yaml is not a recipe")
-    if record.get("recipe_hash", recipe_hash(folder)) != recipe_hash(folder):
-        raise DamagedRunError(folder, "recipe.yaml is not what it was when the run began")
-    return content
-
-
-def _read_metrics(folder: Path, record: dict[str, Any]) -> list[Row]:
+def _read_metrics(folder: Path, record: RunRecord | None) -> list[Row]:
     try:
         lines = _text(folder, "metrics.jsonl").splitlines(keepends=True)
     except FileNotFoundError:
         lines = []
-    finished = record.get("status") == "finished"
+    finished = isinstance(record, FinishedRecord)
     if lines and not lines[-1].endswith("\n"):
         if finished:
             raise DamagedRunError(folder, "metrics.jsonl ends in the middle of a line")
@@ -161,7 +242,7 @@ def _read_metrics(folder: Path, record: dict[str, Any]) -> list[Row]:
     if not all(isinstance(row, dict) and _is_row(row) for row in rows):
         raise DamagedRunError(folder, "metrics.jsonl has a line that is not a row")
     steps = [row["step"] for row in rows]
-    last = record["end"]["step"] if finished else len(rows)
+    last = record.end.step if isinstance(record, FinishedRecord) else len(rows)
     if steps != list(range(1, last + 1)):
         wrong = next((at for at, step in enumerate(steps, 1) if step != at), len(steps) + 1)
         raise DamagedRunError(folder, f"metrics.jsonl: line {wrong} is not step {wrong} of {last}")

@@ -6,7 +6,7 @@ Every run is measured from its own start to its own last checkpoint, in float32 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -15,15 +15,17 @@ from typing import Any
 import pandas as pd
 
 from scramble.errors import CheckpointError, SelectionError
+from scramble.files import whole
 from scramble.measures.geometry.principal import count_masks_together, principal
 from scramble.measures.geometry.spectra import measure_together, spectra
 from scramble.measures.geometry.subspaces import PRINCIPAL_RANK, SPECTRA_RANK
 from scramble.measures.pairs.ends import Run, ends
 from scramble.measures.updates.tables import count_pairs, count_updates, diff, overlap
+from scramble.runfolder import RunFolder, is_run
+from scramble.runrecord import FinishedRecord, Row
 from scramble.runs.engine.run import start_hash
-from scramble.runs.records.folder import RunFolder
-from scramble.runs.records.records import show_run
-from scramble.runs.records.summary import Row, before_and_after, quarters
+from scramble.runs.records.summary import before_and_after, quarters
+from scramble.runs.records.toolchains import mixed
 
 Progress = Callable[[int, int], None]
 ALPHA = 0.5
@@ -45,18 +47,21 @@ class Comparison:
             larger of left and right), and the share of the update in the principal weights, of the measured
             matrices by module and by layer.
         pairs: overlap of the updates of every two runs of one start, in the measured matrices.
+        toolchains: which packages and hardware differ between the runs; None if all are the same.
     """
 
     runs: pd.DataFrame
     places: pd.DataFrame
     pairs: pd.DataFrame
+    toolchains: str | None = None
 
     def write(self, folder: Path) -> None:
         """Write the tables as CSV; one without rows is not written."""
-        for field in fields(self):
-            table = getattr(self, field.name)
+        for name in ("runs", "places", "pairs"):
+            table = getattr(self, name)
             if len(table):
-                table.to_csv(folder / f"{field.name}.csv", index=False)
+                with whole(folder / f"{name}.csv") as partial:
+                    table.to_csv(partial, index=False)
 
 
 def compare(
@@ -126,58 +131,58 @@ def compare(
         table[sorted(table, key=_place)],
         pd.concat(places, ignore_index=True).sort_values("level", kind="stable", ignore_index=True),
         pd.concat(pairs, ignore_index=True) if pairs else pd.DataFrame(),
+        mixed({name: one.record for name, one in zip(names, opened, strict=True)}),
     )
 
 
 @dataclass(frozen=True)
 class _Opened:
-    folder: RunFolder
-    shown: dict[str, Any]
+    path: Path
+    record: FinishedRecord
+    recipe: dict[str, Any]
+    metrics: list[Row]
     start: str
     run: Run
 
 
 def _open(path: Path, hashed: Callable[[Path], str]) -> _Opened:
-    shown = show_run(path)
-    if shown.get("status") != "finished":
-        raise SelectionError(f"{path}: not finished ({shown.get('status', 'missing')})")
     folder = RunFolder(path)
+    if not is_run(path):
+        raise SelectionError(f"{path}: not a run folder: neither run.json nor recipe.yaml is there")
+    record, recipe, metrics = folder.read()
+    if not isinstance(record, FinishedRecord):
+        raise SelectionError(f"{path}: not finished ({folder.status})")
     try:
-        step, start, digest = folder.last_step, Path(shown["start"]["path"]), shown["start"]["hash"]
-        shown["recipe"]["name"], shown["recipe"]["task"]["name"], shown["recipe"]["algorithm"]["name"]
+        recipe["name"], recipe["task"]["name"], recipe["algorithm"]["name"]
     except (KeyError, TypeError):
-        raise SelectionError(
-            f"{path}: damaged: run.json or recipe.yaml lacks what a finished run has"
-        ) from None
-    end = folder.checkpoint(step, fp32=True)
-    end = end if end.exists() else folder.checkpoint(step)
+        raise SelectionError(f"{path}: damaged: recipe.yaml lacks what a finished run has") from None
+    start, digest, end = Path(record.start.path), record.start.hash, folder.end
     if not end.exists():
-        why = (
-            "training collapsed, no weights were finite" if shown.get("collapsed") else f"{end} is not there"
-        )
+        why = "training collapsed, no weights were finite" if record.collapsed else f"{end} is not there"
         raise SelectionError(f"{path}: no last checkpoint: {why}")
     if not start.is_dir():
         raise CheckpointError(f"{path}: its start {start} is not there any more")
     if hashed(start) != digest:
         raise CheckpointError(f"{path}: its start {start} is not what it was when the run began")
-    return _Opened(folder, shown, digest, ends(start, end))
+    return _Opened(path, record, recipe, metrics, digest, ends(start, end))
 
 
 def _names(opened: Sequence[_Opened]) -> list[str]:
     """Names of the recipes, with seeds where those are not enough, and else the folders' names."""
     for name in (
-        lambda one: str(one.shown["recipe"]["name"]),
-        lambda one: f"{one.shown['recipe']['name']} seed {one.shown['recipe']['seed']}",
-        lambda one: one.folder.path.name,
+        lambda one: str(one.recipe["name"]),
+        lambda one: f"{one.recipe['name']} seed {one.recipe['seed']}",
+        lambda one: one.path.name,
     ):
         names = [name(one) for one in opened]
         if len(set(names)) == len(names):
             return names
-    return [str(one.folder.path) for one in opened]
+    return [str(one.path) for one in opened]
 
 
 def _record(one: _Opened) -> Row:
-    recipe, metrics, step = one.shown["recipe"], one.folder.metrics, one.folder.last_step
+    recipe, metrics, step = one.recipe, one.metrics, one.record.end.step
+    held_out, collapsed = one.record.held_out, one.record.collapsed
     section = {name: recipe.get(name) or {} for name in ("adapter", "mask", "optimizer", "evaluation")}
     kl = [row["kl_to_start"] for row in metrics if "kl_to_start" in row]
     sampled = any("reward" in row for row in metrics)
@@ -192,12 +197,12 @@ def _record(one: _Opened) -> Row:
         "seed": recipe["seed"],
         "start": one.start[:12],
         "steps": step,
-        "collapsed": (one.shown.get("collapsed") or {}).get("step"),
+        "collapsed": collapsed.step if collapsed else None,
         **{name: value for figure in figures for name, value in figure.items()},
-        **before_and_after(one.shown.get("evaluation"), step),
-        "held_out": ((one.shown.get("held_out") or {}).get("hash") or "")[:12] or None,
+        **before_and_after(one.record.evaluation, step),
+        "held_out": held_out.hash[:12] if held_out else None,
         "kl_to_start": kl[-1] if kl else None,
-        "seconds": one.shown.get("seconds"),
+        "seconds": one.record.seconds,
         "end": "fp32" if one.run.end.folder.name == "fp32" else "bf16",
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from scramble.files import write_whole
 from scramble.present.page import render
 from scramble.present.plots import svg, write_both
 from scramble.runs.comparison import figures
@@ -42,12 +43,14 @@ def write_report(found: Comparison, folder: Path, title: str) -> Path:
     names = list(found.runs)
     learned = names[: names.index("end")]
     pairs, modules = found.pairs, found.places[found.places["level"] == "module"]
-    page.write_text(
+    write_whole(
+        page,
         render(
             "scramble.runs.comparison",
             "report.html.j2",
             title=title,
             lines=matched(found.runs),
+            toolchains=found.toolchains,
             few=len(found.runs) <= figures.LINES,
             learned=_rows(found.runs[learned]),
             weights=_rows(found.runs[["name", *(name for name in found.runs if name not in learned)]]),
@@ -56,7 +59,7 @@ def write_report(found: Comparison, folder: Path, title: str) -> Path:
                 modules[["name", *(name for name in modules if name not in ("name", "level", "layer"))]]
             ),
             figures={name: svg(figure) for name, figure in drawn.items()},
-        )
+        ),
     )
     return page
 

@@ -25,7 +25,7 @@ from scramble.runs.engine.model import check_fits, context, load, load_model
 from scramble.runs.engine.sampling import ends, recorded, sampling
 from scramble.runs.recipe.evaluation import Evaluation, estimate, gain
 from scramble.runs.recipe.recipe import Recipe
-from scramble.runs.records.folder import RunFolder
+from scramble.runs.records.folder import WritableRun
 from scramble.runs.tasks import Example, Message, VerifiableTask
 from scramble.runs.tasks.prompts import prompt_ids
 
@@ -37,7 +37,7 @@ class Evaluator(TrainerCallback):
     """Evaluates before training, after it, and at the steps that the recipe asks for; writes `run.json`."""
 
     def __init__(
-        self, recipe: Recipe, examples: list[Example], folder: RunFolder, tokenizer: PreTrainedTokenizerBase
+        self, recipe: Recipe, examples: list[Example], folder: WritableRun, tokenizer: PreTrainedTokenizerBase
     ) -> None:
         if recipe.evaluation is None:
             raise RecipeError("evaluation: the recipe has no such section")
@@ -69,21 +69,19 @@ class Evaluator(TrainerCallback):
         self.folder.write_record(evaluation=summary(self.settings, self.counts, self.recipe.seed))
 
 
-def evaluate_finished(recipe: Recipe, examples: list[Example], folder: RunFolder, start: Path) -> None:
+def evaluate_finished(recipe: Recipe, examples: list[Example], folder: WritableRun, start: Path) -> None:
     """Evaluate the start and the end of a finished run from their checkpoints, the end in float32 if kept."""
     logging.disable_progress_bar()
-    step = int(folder.record["end"]["step"])
-    end = folder.checkpoint(step, fp32=True)
-    end = end if end.exists() else folder.checkpoint(step)
+    record, end = folder.finished, folder.end
     model, tokenizer = load(start, recipe.seed)
     check_held_out(recipe, model, tokenizer, examples)
     evaluator = Evaluator(recipe, examples, folder, tokenizer)
     settings = {"evaluation": recorded(settings_of(model, tokenizer, recipe))}
-    folder.write_record(sampling=folder.record.get("sampling", {}) | settings)
+    folder.write_record(sampling=record.sampling | settings)
     evaluator.evaluate(model, 0)
     device = model.device
     del model
-    evaluator.evaluate(load_model(end).to(device), step)
+    evaluator.evaluate(load_model(end).to(device), record.end.step)
 
 
 def settings_of(

@@ -15,10 +15,11 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback
 
 from scramble.errors import RunError
+from scramble.files import whole_folder
 from scramble.runs.recipe.collapse import Watch, not_finite
 from scramble.runs.recipe.optimizers import trainable
 from scramble.runs.recipe.recipe import Recipe
-from scramble.runs.records.folder import RunFolder, sync
+from scramble.runs.records.folder import WritableRun
 from scramble.transforms.card import BASE_CARD, CARD
 from scramble.transforms.rewrite import side_files
 
@@ -47,7 +48,7 @@ class Recorder(TrainerCallback):
     def __init__(
         self,
         recipe: Recipe,
-        folder: RunFolder,
+        folder: WritableRun,
         model: PreTrainedModel,
         start: Path,
         weights: Weights,
@@ -163,26 +164,21 @@ def save(
     What stands beside the weights is the start's, byte for byte, but for its cards and manifest; so is its
     config, but for the dtype. What training sets in model and tokenizer does not leave it.
     """
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     shared: dict[int, torch.Tensor] = {}  # tied weights stay one tensor, so they are written once
     rounded = {
         name: shared.setdefault(value.data_ptr(), value.detach().to("cpu", dtype))
         for name, value in weights.items()
     }
-    model.save_pretrained(partial, state_dict=rounded)
-    (partial / "generation_config.json").unlink(missing_ok=True)
-    for path in side_files(start):
-        name = path.relative_to(start)
-        if path.name not in (CARD, BASE_CARD) and not path.name.endswith(".index.json"):
-            (partial / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, partial / name)
     config = _with_dtype(json.loads((start / "config.json").read_text()), str(dtype).removeprefix("torch."))
-    (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    for folder in (path for path in partial.iterdir() if path.is_dir()):
-        sync(folder)
-    sync(partial)
-    partial.rename(target)
+    with whole_folder(target) as partial:
+        model.save_pretrained(partial, state_dict=rounded)
+        (partial / "generation_config.json").unlink(missing_ok=True)
+        for path in side_files(start):
+            name = path.relative_to(start)
+            if path.name not in (CARD, BASE_CARD) and not path.name.endswith(".index.json"):
+                (partial / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, partial / name)
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:

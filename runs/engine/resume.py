@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
+from scramble.files import flush, whole_folder
 from scramble.runs.engine.tree import Tensors, pack, unpack
-from scramble.runs.records.folder import RunFolder, flush, sync
+from scramble.runs.records.folder import WritableRun
 
 # Counters of TRL's trainers and of ours that go on from step to step.
 _COUNTERS = ("_step", "_tokens", "_total_train_tokens")
@@ -49,7 +50,7 @@ class Resume(TrainerCallback):
 
     def __init__(
         self,
-        folder: RunFolder,
+        folder: WritableRun,
         model: PreTrainedModel,
         every: int,
         updates: int,
@@ -112,15 +113,10 @@ class Resume(TrainerCallback):
         )
         flush(self.folder.path / "metrics.jsonl")  # a state is of no use without the rows before it
         target = self.folder.state(step)
-        partial = target.with_name(target.name + ".partial")
-        shutil.rmtree(target.parent / partial.name, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_file(tensors, partial / "tensors.safetensors")
-        (partial / "state.json").write_text(json.dumps(content))
-        (partial / "trainer_state.json").write_text(json.dumps(trainer_state))
-        sync(partial)
-        partial.rename(target)
-        sync(target.parent)
+        with whole_folder(target) as partial:
+            save_file(tensors, partial / "tensors.safetensors")
+            (partial / "state.json").write_text(json.dumps(content))
+            (partial / "trainer_state.json").write_text(json.dumps(trainer_state))
         for other in target.parent.iterdir():
             if other != target:
                 shutil.rmtree(other)

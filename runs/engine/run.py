@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from scramble.checkpoints import locate, open_checkpoint
-from scramble.errors import MissingDependencyError, RecipeError, RunError, ScrambleError
-from scramble.runfolder import read_run
+from scramble.errors import MissingDependencyError, RecipeError, RunError, one_line
 from scramble.runs.recipe.masks import Random
 from scramble.runs.recipe.recipe import Recipe
 from scramble.runs.recipe.reporting import check, no_telemetry, reporting
-from scramble.runs.records.folder import RunFolder, run_folder
+from scramble.runs.records.folder import WritableRun, run_folder
 from scramble.runs.tasks import Example, VerifiableTask, shown
 from scramble.transforms.rewrite import side_files
 
@@ -45,7 +44,7 @@ def start_hash(start: Path) -> str:
     return digest.hexdigest()
 
 
-def plan(recipe: Recipe, out: Path) -> tuple[RunFolder, Path, str]:
+def plan(recipe: Recipe, out: Path) -> tuple[WritableRun, Path, str]:
     """The run's folder, its start checkpoint, and the hash of the start."""
     start = locate(recipe.model)
     digest = start_hash(start)
@@ -58,7 +57,7 @@ def run(
     *,
     threads: int | None = None,
     progress: Progress = lambda step, steps, metrics: None,
-) -> RunFolder:
+) -> WritableRun:
     """Train, unless the run is finished already. One that was interrupted goes on from its last state.
 
     It ends with the same bits as if it had not been interrupted. Where versions, hardware or the number of
@@ -81,18 +80,17 @@ def run(
     _one_gpu()
     threads = threads or len(os.sched_getaffinity(0))
     with folder.locked():
-        status = read_run(folder.path).record.get("status")
-        if status == "finished":  # by another process, a moment ago
+        record = folder.record
+        if record and record.status == "finished":  # by another process, a moment ago
             return folder
-        if status is None:
+        if record is None:
             folder.write_recipe(recipe)
         try:
             end = _train(recipe, start, digest, folder, threads, progress)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            kind = "" if isinstance(error, ScrambleError) else f"{type(error).__name__}: "
-            reason = kind + " ".join(str(error).split())
+            reason = one_line(error, None)
             folder.write_record(status="failed", reason=reason)
             if not isinstance(error, Exception) or isinstance(error, MissingDependencyError):
                 raise
@@ -103,7 +101,7 @@ def run(
 
 
 def _train(
-    recipe: Recipe, start: Path, digest: str, folder: RunFolder, threads: int, progress: Progress
+    recipe: Recipe, start: Path, digest: str, folder: WritableRun, threads: int, progress: Progress
 ) -> dict[str, Any]:
     """Read the data, begin or go on, train; returns what `run.json` says of the end."""
     examples = recipe.task.checked_examples()
@@ -112,10 +110,10 @@ def _train(
     _check(recipe, start, len(rows))
     here = {"versions": _versions() | recipe.backend.versions(), "hardware": _hardware(threads)}
     step, record = folder.state_step, folder.record
-    same = all(record.get(key) == value for key, value in here.items())
-    if step is not None and same and len(folder.metrics) >= step:
+    same = record and {"versions": record.versions, "hardware": record.hardware} == here
+    if step is not None and record and same and len(folder.metrics) >= step:
         folder.cut_back(step)
-        folder.write_record(status="running", reason=None, resumed=[*record.get("resumed", []), step])
+        folder.write_record(status="running", reason=None, resumed=[*record.resumed, step])
     else:
         folder.begin(recipe)
         folder.write_record(
@@ -145,11 +143,11 @@ def _held_out(recipe: Recipe) -> list[Example]:
     return recipe.task.held_out(recipe.evaluation.size)
 
 
-def _evaluated(folder: RunFolder, recipe: Recipe, start: Path) -> RunFolder:
+def _evaluated(folder: WritableRun, recipe: Recipe, start: Path) -> WritableRun:
     """A finished run, evaluated from its checkpoints if the recipe asks for what its record lacks."""
     wanted = recipe.evaluation
-    found = folder.record.get("evaluation") or {}
-    if wanted is None or found.get("settings") == wanted.model_dump(mode="json"):
+    found = folder.finished.evaluation
+    if wanted is None or (found and found.settings == wanted.model_dump(mode="json")):
         return folder
     if wanted.every:
         raise RunError(

@@ -21,7 +21,7 @@ from scramble.runs.recipe.adapters import Adapted
 from scramble.runs.recipe.collapse import Watch
 from scramble.runs.recipe.optimizers import trainable
 from scramble.runs.recipe.recipe import Recipe
-from scramble.runs.records.folder import RunFolder
+from scramble.runs.records.folder import WritableRun
 from scramble.runs.tasks import Example
 from scramble.runs.tasks.prompts import prompt_ids
 from scramble.runs.trainers.rollouts import Rollouts
@@ -47,7 +47,7 @@ def train(
     recipe: Recipe,
     start: Path,
     rows: list[Row],
-    folder: RunFolder,
+    folder: WritableRun,
     threads: int,
     progress: Progress,
     held_out: list[Example],

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from packaging.version import Version
 from pydantic import Field, PositiveInt
 
 from scramble.errors import MissingDependencyError, RunError, install
+from scramble.runs.recipe.releases import within
 from scramble.runs.section import Section
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Vllm(Sampler):
         found = _installed()
         if found is None:
             raise MissingDependencyError(f"{_NEEDED}, and it is not installed: {_INSTALL}")
-        if not Version(_FIRST).release <= Version(found).release[:2] <= Version(_LAST).release:
+        if not within(found, _FIRST, _LAST):
             raise MissingDependencyError(f"{_NEEDED}, and {found} is installed: {_INSTALL}")
 
     @contextlib.contextmanager

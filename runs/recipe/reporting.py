@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scramble.errors import MissingDependencyError, RunError
+from scramble.runs.recipe.releases import within
 
 Tracker = Literal["trackio", "tensorboard", "wandb"]
-_OLDEST = {"trackio": (0, 21)}  # transformers calls it with arguments that earlier ones do not know
+_OLDEST = {"trackio": "0.21"}  # transformers calls it with arguments that earlier ones do not know
 _SILENT = {"HF_HUB_DISABLE_TELEMETRY": "1", "DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 
 
@@ -26,13 +27,12 @@ def check(trackers: Sequence[Tracker]) -> None:
     """
     for name in trackers:
         try:
-            found = tuple(int(part) for part in version(name).split(".")[:2])
+            found = version(name)
         except PackageNotFoundError:
             raise MissingDependencyError(f"report_to: {name} is not installed: pip install {name}") from None
-        if found < _OLDEST.get(name, (0,)):
-            oldest = ".".join(map(str, _OLDEST[name]))
+        if name in _OLDEST and not within(found, _OLDEST[name]):
             raise MissingDependencyError(
-                f"report_to: {name} {version(name)} is installed, {oldest} or later is needed"
+                f"report_to: {name} {found} is installed, {_OLDEST[name]} or later is needed"
             )
     if "trackio" in trackers and "trackio" in sys.modules and "TRACKIO_DIR" not in os.environ:
         raise RunError(

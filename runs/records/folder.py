@@ -1,74 +1,32 @@
-"""A run folder: `recipe.yaml`, `run.json`, `metrics.jsonl`, `checkpoints/step-N/` (and `step-N/fp32/`).
+"""The writing side of a run folder (`scramble.runfolder` says what is in one).
 
-While it is not finished, `state/step-N/` too: what it goes on from (see `scramble.runs.engine.resume`).
+While a run is not finished it has `state/step-N/` too, to go on from (`scramble.runs.engine.resume`).
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from scramble.errors import DamagedRunError, RunError, TargetError
-from scramble.runfolder import checkpoints, read_record, read_run, recipe_hash
+from scramble.errors import RunError
+from scramble.files import locked, write_whole
+from scramble.runfolder import RunFolder, recipe_hash
+from scramble.runrecord import FORMAT, record_of
 from scramble.runs.recipe.recipe import Recipe
 
 
-@dataclass(frozen=True)
-class RunFolder:
-    """Where one run lives. A run is finished when its `run.json` says so, and then never runs again.
+class WritableRun(RunFolder):
+    """A run folder that a run is written into.
 
-    What reads or changes a damaged folder raises `DamagedRunError`; `status` says so.
+    What is not finished may be cleared away; what is finished or damaged never is: whatever changes a folder
+    reads it first.
     """
-
-    path: Path
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """What `run.json` holds; empty before the run has begun."""
-        return read_record(self.path)
-
-    @property
-    def status(self) -> str:
-        """`missing`, `running`, `interrupted` (no process holds it), `failed`, `finished` or `damaged`."""
-        try:
-            found = str(read_run(self.path).record.get("status", "missing"))
-        except DamagedRunError:
-            return "damaged"
-        return "interrupted" if found == "running" and not self.held else found
-
-    @property
-    def held(self) -> bool:
-        """Whether a process trains this run now, or will not say."""
-        try:
-            with self.locked():
-                return False
-        except (OSError, TargetError):
-            return True
-
-    @property
-    def metrics(self) -> list[dict[str, Any]]:
-        """One row a step that was logged; a line that is being written is left out."""
-        return read_run(self.path).metrics
-
-    @property
-    def last_step(self) -> int:
-        """Where a finished run ended: the recipe's `steps`, or earlier if `match` stopped it."""
-        return int(self.record["end"]["step"])
-
-    def checkpoint(self, step: int, *, fp32: bool = False) -> Path:
-        folder = self.path / "checkpoints" / f"step-{step}"
-        return folder / "fp32" if fp32 else folder
 
     def state(self, step: int) -> Path:
         return self.path / "state" / f"step-{step}"
@@ -80,6 +38,12 @@ class RunFolder:
         return max((int(name[1]) for name in found if name), default=None)
 
     def drop_state(self) -> None:
+        """Take away the states: of a finished run, or of one that begins anew.
+
+        Raises:
+            DamagedRunError: the folder cannot be read.
+        """
+        self.read()
         shutil.rmtree(self.path / "state", ignore_errors=True)
 
     def cut_back(self, step: int) -> None:
@@ -91,15 +55,23 @@ class RunFolder:
         self._may_be_cleared()
         rows = "".join(json.dumps(row) + "\n" for row in self.metrics[:step])
         write_whole(self.path / "metrics.jsonl", rows)
-        kept = {path for at, path in checkpoints(self.path).items() if at <= step}
+        kept = {path for at, path in self.checkpoints.items() if at <= step}
         for path in self.path.glob("checkpoints/step-*"):
             if path not in kept:
                 shutil.rmtree(path)
 
     def write_record(self, **entries: Any) -> None:
-        """Add to `run.json`, whole or not at all."""
-        content = json.dumps(self.record | entries, indent=2, default=str) + "\n"
-        write_whole(self.path / "run.json", content)
+        """Add to `run.json`, whole or not at all.
+
+        Raises:
+            DamagedRunError: the folder cannot be read.
+            ValueError: an entry is not what a `RunRecord` has.
+        """
+        record = self.record
+        content = {"format": FORMAT} | (record.content() if record else {}) | entries
+        text = json.dumps(content, indent=2, default=str) + "\n"
+        record_of(json.loads(text))
+        write_whole(self.path / "run.json", text)
 
     def begin(self, recipe: Recipe) -> None:
         """Clear what an interrupted run left, and write the recipe.
@@ -128,63 +100,26 @@ class RunFolder:
         return recipe_hash(self.path)
 
     def _may_be_cleared(self) -> None:
-        if read_run(self.path).record.get("status") == "finished":
+        record = self.record
+        if record and record.status == "finished":
             raise RunError(f"{self.path}: the run is finished, and a finished run is never trained again")
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold the folder; the lock dies with the process.
 
         Raises:
             TargetError: another process holds it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            for patience in (0.1, 0.1, None):  # who only looks (`held`) lets go at once
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if patience is None:
-                        raise TargetError(f"{self.path}: another process is training this run now") from None
-                    time.sleep(patience)
-            yield
-        finally:
-            os.close(descriptor)
+        return locked(self.path, "another process is training this run now")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Put a text in the place of a file, flushed to the disk: whole or not at all, whenever power fails."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    flush(partial)
-    partial.rename(path)
-    flush(path.parent)
-
-
-def sync(folder: Path) -> None:
-    """Flush a folder and the files in it to the disk."""
-    for path in [*(path for path in folder.iterdir() if path.is_file()), folder]:
-        flush(path)
-
-
-def flush(path: Path) -> None:
-    """Flush one file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def run_folder(out: Path, recipe: Recipe, start_hash: str) -> RunFolder:
+def run_folder(out: Path, recipe: Recipe, start_hash: str) -> WritableRun:
     """`out/<name>-<hash>`: the hash of what decides the weights; a run of another name is found too.
 
     Raises:
         DamagedRunError: there is such a folder, and it cannot be read.
     """
     digest = recipe.identity(start_hash)[:12]
-    same = sorted(out.glob(f"*-{digest}"))
-    begun = [path for path in same if read_run(path).record]
-    return RunFolder(begun[0] if begun else out / f"{recipe.name}-{digest}")
+    same = [WritableRun(path) for path in sorted(out.glob(f"*-{digest}"))]
+    begun = [run for run in same if run.record]
+    return begun[0] if begun else WritableRun(out / f"{recipe.name}-{digest}")

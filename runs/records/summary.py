@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    from scramble.runrecord import Evaluation, Row
 
 
 def measured(rows: Sequence[Row]) -> tuple[str, list[float]]:
@@ -35,11 +36,11 @@ def quarters(rows: Sequence[Row], name: str) -> Row:
     }
 
 
-def before_and_after(evaluation: Row | None, last: int) -> dict[str, float]:
+def before_and_after(evaluation: Evaluation | None, last: int) -> dict[str, float]:
     """`pass@k_before` and `pass@k_after`: of step 0 and of the last step, as far as they were evaluated."""
-    rows = evaluation["rows"] if evaluation else []
+    rows = evaluation.rows if evaluation else []
     ends = {0: "before", last: "after"}
-    return {f"pass@{row['k']}_{ends[row['step']]}": row["pass"] for row in rows if row["step"] in ends}
+    return {f"pass@{row.k}_{ends[row.step]}": row.rate for row in rows if row.step in ends}
 
 
 def shown(row: Row) -> str:

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from scramble.errors import one_line
 from scramble.runs.sandbox.isolation import RefusedError, isolate
 from scramble.runs.sandbox.judge import run_tests
 from scramble.runs.sandbox.program import run_program
@@ -28,7 +29,7 @@ def main() -> None:
     try:  # once for both, for what it imports
         exec(compile(job["preamble"], "<preamble>", "exec", dont_inherit=True), {})
     except Exception as error:
-        os.write(job["pipe"], json.dumps({"preamble": f"{type(error).__name__}: {error}"}).encode() + b"\n")
+        os.write(job["pipe"], json.dumps({"preamble": one_line(error)}).encode() + b"\n")
         os._exit(3)
     if os.fork() == 0:
         _program(job, theirs)

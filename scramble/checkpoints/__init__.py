@@ -2,8 +2,9 @@
 
 from scramble.checkpoints.folder import Checkpoint, open_checkpoint
 from scramble.checkpoints.source import locate, target_of
-from scramble.checkpoints.staging import PARTIAL, Staging, staging
+from scramble.checkpoints.staging import Staging, staging
 from scramble.checkpoints.storage import STORAGES, Storage
+from scramble.files import PARTIAL
 
 __all__ = [
     "PARTIAL",

@@ -6,7 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from scramble.checkpoints import Checkpoint
-from scramble.errors import UndecidedError
+from scramble.errors import UndecidedError, one_line
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -61,9 +61,8 @@ def configuration(checkpoint: Checkpoint) -> PretrainedConfig:
     try:
         return CONFIG_MAPPING[raw["model_type"]].from_dict(raw)
     except Exception as error:  # whatever a config can make transformers raise: no verdict is possible
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UndecidedError(
-            f"{checkpoint.folder}: transformers cannot build this model: {reason}"
+            f"{checkpoint.folder}: transformers cannot build this model: {one_line(error)}"
         ) from error
 
 

@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from scramble.errors import TargetError
+from scramble.files import PARTIAL, flush, locked, sync
 
-PARTIAL = ".partial"
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _FICLONE = 0x40049409
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -69,18 +69,17 @@ class Staging:
         for path in partials:
             path.rename(path.with_name(path.name.removesuffix(PARTIAL)))
         for folder in {self.folder, *(path.parent for path in partials)}:
-            _sync(folder)
+            flush(folder)
         if self._force and self.target.exists():
             _exchange(self.folder, self.target)
             shutil.rmtree(self.folder)
         else:
             self.folder.rename(self.target)
-        _sync(self.target.parent)
+        flush(self.target.parent)
 
     def sync(self) -> None:
         """Flush every file; a full disk shows here at the latest."""
-        for path in [*self.folder.rglob("*"), self.folder]:
-            _sync(path)
+        sync(self.folder)
 
 
 @contextmanager
@@ -99,7 +98,9 @@ def staging(target: Path, *, force: bool = False, keep: Path | None = None) -> I
     _may_write(target, force, keep.resolve() if keep else None)
     folder = target.with_name(f".{target.name}{PARTIAL}")
     try:
-        with _locked(folder):
+        if folder.is_symlink():
+            raise TargetError(f"{folder}: is a symbolic link; remove it")
+        with locked(folder, "another call is writing here now"):
             try:
                 for leftover in folder.iterdir():
                     shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -126,24 +127,6 @@ def _may_write(target: Path, force: bool, keep: Path | None) -> None:
         raise TargetError(f"{target}: --force replaces checkpoint folders only, and this is none")
     if not target.parent.is_dir():
         raise TargetError(f"{target.parent}: no such folder to write {target.name} in")
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Make a folder and hold its lock, which dies with the process."""
-    if folder.is_symlink():
-        raise TargetError(f"{folder}: is a symbolic link; remove it")
-    folder.mkdir(exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not folder.exists() or not os.path.samestat(folder.stat(), os.fstat(descriptor)):
-            raise BlockingIOError
-        yield
-    except BlockingIOError:
-        raise TargetError(f"{folder}: another call is writing here now") from None
-    finally:
-        os.close(descriptor)
 
 
 def _kernel_copy(source: int, target: int, left_out: Sequence[tuple[int, int]]) -> None:
@@ -179,14 +162,6 @@ def _begin_writing(descriptor: int, start: int, length: int) -> None:
     _LIBC.sync_file_range(
         descriptor, ctypes.c_int64(start), ctypes.c_int64(length), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE)
     )
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _exchange(new: Path, old: Path) -> None:

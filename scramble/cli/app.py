@@ -5,7 +5,6 @@ Heavy imports happen inside the command that needs them.
 
 from __future__ import annotations
 
-import os
 import sys
 from enum import StrEnum
 from functools import cache
@@ -19,7 +18,7 @@ import scramble
 from scramble._version import __version__
 from scramble.cli.options import ForceOption, FormatOption, OutOption, QuietOption
 from scramble.columns import help_text
-from scramble.errors import NotEquivalentError, ScrambleError
+from scramble.errors import NotEquivalentError, ScrambleError, one_line
 from scramble.present.table import Format, emit
 
 app = typer.Typer(
@@ -82,7 +81,6 @@ def apply(
     quiet: QuietOption = False,
 ) -> None:
     """Scramble layers of MODEL without changing its function."""
-    _one_blas_thread()
     from scramble.checkpoints import target_of
     from scramble.errors import SelectionError
     from scramble.transforms.selection import DEFAULT_SYMMETRIES
@@ -109,14 +107,6 @@ def apply(
     emit(rows, meta, format)
 
 
-def _one_blas_thread() -> None:
-    """Matrices are small, and threads inside each product or QR mostly wait for one another.
-
-    numpy's OpenBLAS reads this once, when numpy is imported.
-    """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
-
 def _verdict(equivalence: Any) -> dict[str, Any]:
     hidden = {"layers"}
     return {"verdict": "not verified"} if equivalence is None else equivalence.model_dump(exclude=hidden)
@@ -136,7 +126,6 @@ def invert(
     quiet: QuietOption = False,
 ) -> None:
     """Undo the scrambles of MODEL: back to the frame of its base."""
-    _one_blas_thread()
     from scramble.checkpoints import target_of
 
     names = scramble.invert(model, out, manifest=manifest, force=force)
@@ -225,4 +214,4 @@ def main() -> None:
     except Exception as error:
         if _debug:
             raise
-        fail(f"unexpected {type(error).__name__}: {error} (a bug; --debug shows where)")
+        fail(f"unexpected {one_line(error)} (a bug; --debug shows where)")

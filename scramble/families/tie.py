@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 from scramble.architecture.family import Config
-from scramble.errors import CheckpointError
+from scramble.errors import CheckpointError, one_line
 from scramble.families import FAMILIES
 
 
@@ -36,9 +36,8 @@ def is_tied(config: Config) -> bool:
     try:
         whole = CONFIG_MAPPING[family].from_dict(copy.deepcopy(dict(config)))
     except Exception as error:  # whatever a config can make transformers raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise CheckpointError(
             "config.json does not say whether the output head is tied (tie_word_embeddings), and "
-            f"transformers refuses it: {reason}"
+            f"transformers refuses it: {one_line(error)}"
         ) from error
     return bool(getattr(whole, "tie_word_embeddings", False))

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_map
 
 from scramble.architecture.axes import Array
 from scramble.checkpoints import Checkpoint
-from scramble.errors import ScrambleError, UndecidedError
+from scramble.errors import ScrambleError, UndecidedError, one_line
 from scramble.models.arithmetic import RESOLUTION, Float64, relative
 from scramble.models.modules import empty_model, give_back, placement
 from scramble.models.routing import Routing
@@ -111,9 +111,8 @@ class Forward:
         except ScrambleError:
             raise
         except Exception as error:  # whatever transformers' model can raise: no verdict is possible
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise UndecidedError(
-                f"{self.checkpoint.folder}: transformers cannot run this model: {reason}"
+                f"{self.checkpoint.folder}: transformers cannot run this model: {one_line(error)}"
             ) from error
         return logits
 

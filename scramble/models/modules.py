@@ -11,7 +11,7 @@ import torch
 
 from scramble.checkpoints import Checkpoint
 from scramble.checkpoints.configuration import configuration
-from scramble.errors import UndecidedError
+from scramble.errors import UndecidedError, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -59,9 +59,8 @@ def empty_model(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
                 config, dtype=dtype, experts_implementation="eager"
             )
     except Exception as error:  # whatever a config can make transformers raise: no verdict is possible
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UndecidedError(
-            f"{checkpoint.folder}: transformers cannot build this model: {reason}"
+            f"{checkpoint.folder}: transformers cannot build this model: {one_line(error)}"
         ) from error
     return model.eval()
 

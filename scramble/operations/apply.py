@@ -12,7 +12,7 @@ from scramble.errors import SelectionError, SymmetryError
 from scramble.operations.ending import certified, publish
 from scramble.present.progress import Lines, reporter
 from scramble.symmetries import Symmetry
-from scramble.symmetries.products import products_on
+from scramble.symmetries.products import one_blas_thread, products_on
 from scramble.transforms.card import renamed
 from scramble.transforms.draw import draw
 from scramble.transforms.manifest import ELEMENTS, Manifest, Scramble, Source, Step, TouchedTensor
@@ -23,6 +23,7 @@ from scramble.transforms.selection import DEFAULT_SYMMETRIES, Layers, Symmetries
 from scramble.transforms.selection import layers as numbers_of
 
 
+@one_blas_thread()
 def apply(
     model: str | Path,
     out: str | Path | None = None,

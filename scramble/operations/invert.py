@@ -6,11 +6,13 @@ from pathlib import Path
 
 from scramble.checkpoints import locate, open_checkpoint, staging, target_of
 from scramble.errors import ManifestError
+from scramble.symmetries.products import one_blas_thread
 from scramble.transforms.card import renamed
 from scramble.transforms.record import read_record
 from scramble.transforms.rewrite import rewrite
 
 
+@one_blas_thread()
 def invert(
     model: str | Path,
     out: str | Path | None = None,

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from scramble.errors import TargetError
+from scramble.files import whole, write_whole
 
 # Okabe and Ito's palette, readable for colour-blind readers; markers tell the lines apart in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -53,10 +54,10 @@ def save(figure: Figure, path: str | Path) -> None:
     check_target(path)
     try:
         if path.suffix == ".svg":
-            path.write_text(svg(figure))
+            write_whole(path, svg(figure))
         else:
-            with matplotlib.rc_context(STYLE):
-                figure.savefig(path, dpi=150)
+            with whole(path) as partial, matplotlib.rc_context(STYLE):
+                figure.savefig(partial, format="png", dpi=150)
     except OSError as error:
         raise TargetError(f"{path}: cannot be written ({error.strerror})") from None
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scramble.errors import TargetError, install
+from scramble.files import whole, write_whole
+from scramble.present.progress import reporter
 
 if TYPE_CHECKING:
     import pandas
@@ -71,6 +73,18 @@ def emit(
         _print_table(shown, {**meta, **more})
 
 
+def caution(meta: Mapping[str, Any], format: Format, quiet: bool) -> dict[str, Any]:
+    """Entries of `meta` that must not be missed, without those that are None.
+
+    They go to standard error too, unless a printed table shows them.
+    """
+    said = {name: text for name, text in meta.items() if text is not None}
+    if format is not Format.table:
+        for name, text in said.items():
+            reporter(not quiet)(f"{name}: {text}")
+    return said
+
+
 def records(table: pandas.DataFrame) -> list[dict[str, Any]]:
     """Rows of a data frame with None for what is missing."""
     import pandas
@@ -88,9 +102,10 @@ def _write_table(rows: Sequence[Row], meta: Mapping[str, Any], path: Path) -> No
 
             frame = pandas.DataFrame([dict(row) for row in rows])
             frame.attrs = {name: str(value) for name, value in meta.items()}
-            frame.to_parquet(path, index=False)
+            with whole(path) as partial:
+                frame.to_parquet(partial, index=False)
         else:
-            path.write_text(_csv(rows) if path.suffix == ".csv" else _json(rows, meta))
+            write_whole(path, _csv(rows) if path.suffix == ".csv" else _json(rows, meta))
     except ImportError:
         raise TargetError(f"{path}: Parquet needs pyarrow: {install('parquet')}") from None
     except OSError as error:

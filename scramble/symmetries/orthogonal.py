@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scramble.symmetries.products import one_blas_thread
+
 if TYPE_CHECKING:
     from jaxtyping import Float64
 
@@ -48,7 +50,8 @@ def power(matrix: Matrix, strength: float) -> Matrix:
     """
     from scipy.linalg import schur
 
-    diagonal, basis = schur(matrix, output="complex")
+    with one_blas_thread():  # of scipy's BLAS, which has just been loaded
+        diagonal, basis = schur(matrix, output="complex")
     angles = np.angle(np.diagonal(diagonal))
     path: Matrix = np.real(basis * np.exp(1j * strength * angles) @ basis.conj().T)
     return path

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from scramble.architecture.axes import Array
 from scramble.errors import SelectionError
@@ -14,6 +15,17 @@ from scramble.errors import SelectionError
 # each product would wait for one another (five times slower).
 _ALONE = 1 << 18
 _device: str | None = None
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """One thread in each product and decomposition, in the whole process.
+
+    Matrices are small and tensors are transformed side by side: threads inside each product would mostly
+    wait for one another. Only libraries that are loaded are limited: scipy has an OpenBLAS of its own.
+    """
+    with ThreadpoolController().select(internal_api="openblas").limit(limits=1):
+        yield
 
 
 @contextmanager

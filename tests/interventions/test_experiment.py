@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -54,6 +55,30 @@ def test_every_run_is_finished_and_starts_are_shared(done: Path, command: Comman
     ]
     assert all(row["rollouts"] == 48 and row["seconds"] > 0 and row["disk_gb"] > 0 for row in rows)
     assert len(list((done / "out" / "starts").glob("scrambled-*"))) == 1
+
+
+def test_mixed_toolchains_are_named_and_change_no_value(done: Path, command: Command) -> None:
+    ask = (done / "experiment.yaml", "--out", done / "out")
+    page = done / "out" / "tiny" / "report.html"
+    alike = {name: command("experiment", name, *ask, "--format", "json") for name in ("contrast", "report")}
+    assert all("toolchains" not in one.err + str(one.json["meta"]) for one in alike.values())
+    assert "not made alike" not in page.read_text()
+    (path,) = done.glob("out/*scrambled-seed2-*/run.json")
+    before = path.read_text()
+    record = json.loads(before)
+    record["hardware"]["gpu"] = "H100"
+    path.write_text(json.dumps(record))
+    said = "gpu none in base seed 1, base seed 2 and scrambled seed 1, H100 in scrambled seed 2"
+    try:
+        for name, earlier in alike.items():
+            found = command("experiment", name, *ask, "--format", "json")
+            assert found.json["meta"]["toolchains"] == said
+            assert f"toolchains: {said}\n" in found.err
+            assert found.json["rows"] == earlier.json["rows"]
+            assert said in " ".join(command("experiment", name, *ask).out.split())
+        assert f"not made alike: {said}." in page.read_text()
+    finally:
+        path.write_text(before)
 
 
 def test_a_second_call_runs_nothing(done: Path, command: Command) -> None:
@@ -165,8 +190,6 @@ def test_a_killed_experiment_loses_no_finished_run_and_goes_on(tmp_path: Path) -
 
 
 def statuses(out: Path) -> list[str]:
-    import json
-
     found = []
     for path in out.glob("*/run.json"):
         try:

@@ -1,12 +1,17 @@
-"""The step that a checkpoint's path says."""
+"""What a run folder says of itself, and the step that a checkpoint's path says."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scramble.runfolder import step_of
+from scramble.errors import SelectionError
+from scramble.files import locked
+from scramble.runfolder import RunFolder, run_of, step_of
 
 # As transformers, verl, Megatron, our own runs and others name them.
 NAMES = (
@@ -40,3 +45,40 @@ def test_other_names_and_two_that_differ_give_none(path: str) -> None:
 def test_the_innermost_folder_counts() -> None:
     assert step_of("checkpoint-3/export/step-20") == 20
     assert step_of("global_step_30/actor/checkpoint") == 30
+
+
+def begun(folder: Path) -> RunFolder:
+    """A run that has not ended, with three checkpoints, one of them in float32 too, and one half written."""
+    for name in ("step-10/fp32", "step-9", "step-2", "step-11.partial"):
+        (folder / "checkpoints" / name).mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"status": "running", "seed": 3}))
+    (folder / "recipe.yaml").write_text("steps: 12\n")
+    (folder / "metrics.jsonl").write_text('{"step": 1}\n{"st')
+    return RunFolder(folder)
+
+
+def test_a_run_says_how_far_it_is(tmp_path: Path) -> None:
+    run = begun(tmp_path)
+    assert (run.record.seed, run.recipe, run.metrics) == (3, {"steps": 12}, [{"step": 1}])
+    assert list(run.checkpoints) == [2, 9, 10]
+    assert (run.fp32(10), run.fp32(9)) == (tmp_path / "checkpoints" / "step-10" / "fp32", None)
+    assert repr(run) == f"RunFolder({str(tmp_path)!r}, interrupted)"
+    with locked(tmp_path, "busy"):
+        assert run.status == "running"
+    for ask in ("finished", "last_step", "end"):
+        with pytest.raises(SelectionError, match=r"not finished \(interrupted\)"):
+            getattr(run, ask)
+    nothing = RunFolder(tmp_path / "none")
+    assert (nothing.status, nothing.record, nothing.recipe, nothing.metrics) == ("missing", None, {}, [])
+    assert not nothing.path.exists()
+
+
+def test_a_run_is_known_by_its_checkpoints_and_other_trainers_folders_are_none(tmp_path: Path) -> None:
+    run = begun(tmp_path / "ours")
+    for inside in ("step-10", "step-10/fp32"):
+        assert run_of(run.path / "checkpoints" / inside) == run
+    assert run_of(run.path) is None
+    (run.path / "run.json").unlink()  # a loss, since the others are there
+    assert run_of(run.path / "checkpoints" / "step-2") == run
+    (run.path / "metrics.jsonl").unlink()
+    assert run_of(run.path / "checkpoints" / "step-2") is None

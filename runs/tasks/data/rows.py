@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from scramble.errors import MissingDependencyError, RecipeError, ScrambleError, install
+from scramble.errors import MissingDependencyError, RecipeError, ScrambleError, install, one_line
 from scramble.runs.tasks.data.answers import Answer, in_words, write
 from scramble.runs.tasks.data.cells import cell
 from scramble.runs.tasks.data.example import Example, Prompt
@@ -115,9 +115,7 @@ def _data_set(data: str, split: str, subset: str | None) -> list[Row]:
     except ScrambleError:
         raise
     except Exception as error:  # the library and the hub raise many kinds
-        raise RecipeError(
-            f"task: {data}: {' '.join(f'{type(error).__name__}: {error}'.split())[:300]}"
-        ) from None
+        raise RecipeError(f"task: {data}: {one_line(error)}") from None
 
 
 class FileTask(VerifiableTask):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scramble.errors import UndecidedError
+from scramble.errors import UndecidedError, one_line
 from scramble.measures.curvature.model import BATCH, arithmetic, finite
 
 if TYPE_CHECKING:
@@ -113,8 +113,9 @@ def _slope(
             warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
             found = jvp(logits, (dict(model.named_parameters()),), (update,))
     except (RuntimeError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UndecidedError(f"{model.name_or_path}: no forward-mode derivative here: {reason}") from error
+        raise UndecidedError(
+            f"{model.name_or_path}: no forward-mode derivative here: {one_line(error)}"
+        ) from error
     return found[0].double(), found[1].double()
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from scramble.checkpoints import Checkpoint
-from scramble.errors import UndecidedError
+from scramble.errors import UndecidedError, one_line
 from scramble.models.arithmetic import Float64
 from scramble.symmetries.products import check_device
 
@@ -86,8 +86,9 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device)
             output_loading_info=True,
         )
     except Exception as error:  # whatever a config or a file can make transformers raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise UndecidedError(f"{checkpoint.folder}: transformers cannot load this model: {reason}") from error
+        raise UndecidedError(
+            f"{checkpoint.folder}: transformers cannot load this model: {one_line(error)}"
+        ) from error
     if missing := sorted(found["missing_keys"]):
         raise UndecidedError(f"{checkpoint.folder}: transformers needs '{missing[0]}', which is not there")
     return model.to(device).eval().requires_grad_(False)

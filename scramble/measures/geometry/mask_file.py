@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scramble.errors import CheckpointError, TargetError
+from scramble.files import write_whole
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, UInt8
@@ -48,13 +48,8 @@ class MaskFile:
         refuse_existing(path, force)
         metadata = {key: str(value) for key, value in about.items()}
         metadata |= {"shapes": json.dumps(self._shapes), "packing": "numpy.packbits"}
-        part = path.with_name(path.name + ".partial")
         try:
-            with part.open("wb") as file:
-                file.write(save({name: self._joined(name) for name in self._packed}, metadata))
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
+            write_whole(path, save({name: self._joined(name) for name in self._packed}, metadata))
         except OSError as error:
             raise TargetError(f"{path}: cannot be written ({error.strerror})") from None
 

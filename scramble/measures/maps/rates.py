@@ -18,6 +18,7 @@ import pandas as pd
 from jaxtyping import Bool, Float64, Int64, UInt16
 
 from scramble.errors import SelectionError, TargetError
+from scramble.files import whole
 from scramble.measures.maps.stripes import Stripes, expected_changes, stripes, upper_tail
 from scramble.measures.pairs.ends import Run, comparable, ends, steps_of
 from scramble.measures.pairs.masks import changed, magnitude_key
@@ -169,7 +170,7 @@ def write_values(profiles: Sequence[Profile], path: Path) -> None:
         TargetError: it cannot be written.
     """
     try:
-        with path.open("w") as file:
+        with whole(path) as partial, partial.open("w") as file:
             file.write("tensor,checkpoint,side,index,rate,magnitude_matched\n")
             for one in profiles:
                 table = pd.DataFrame({"rate": one.rate, "magnitude_matched": one.expected})

@@ -19,7 +19,7 @@ from scramble.families.tie import stated
 from scramble.measures.pairs.masks import bf16_words, float32_values
 from scramble.measures.pairs.places import Places
 from scramble.measures.pairs.streams import FileStream, Update
-from scramble.runfolder import checkpoints, read_record, read_run
+from scramble.runfolder import RunFolder, run_of
 from scramble.symmetries import act
 from scramble.transforms.draw import placebos as draw_placebos
 from scramble.transforms.plan import Actions
@@ -206,18 +206,17 @@ def steps_of(folder: Path) -> tuple[Path, dict[int, Path]]:
         SelectionError: no run folder, or one that does not say where it began, or without checkpoints.
         DamagedRunError: it cannot be read.
     """
-    record = read_run(folder).record
-    if not record:
+    run = RunFolder(folder)
+    if (record := run.record) is None:
         raise SelectionError(f"{folder}: no run folder, it holds no run.json")
-    begun = record.get("start")
-    if not isinstance(begun, dict) or not isinstance(start := begun.get("path"), str):
+    if record.start is None:
         raise SelectionError(f"{folder / 'run.json'}: does not say where the run started")
-    if not Path(start).is_dir():
+    start = Path(record.start.path)
+    if not start.is_dir():
         raise SelectionError(f"{folder}: its start {start} is not there; list its checkpoints as START:END")
-    steps = checkpoints(folder)
-    if not steps:
+    if not (steps := run.checkpoints):
         raise SelectionError(f"{folder}: no checkpoints/step-* in it")
-    return Path(start), steps
+    return start, steps
 
 
 def _is_rounded(start: Checkpoint, end: Checkpoint, name: str) -> bool:
@@ -272,8 +271,5 @@ def _fp32_hint(end: Path) -> str:
 
 def _seed(end: Path) -> int | None:
     """The seed of a run folder of ours that `end` lies in."""
-    for folder in end.parents[:3]:
-        if folder.name == "checkpoints":
-            seed = read_record(folder.parent).get("seed")
-            return seed if isinstance(seed, int) else None
-    return None
+    run = run_of(end)
+    return run.record.seed if run and run.record else None

@@ -56,7 +56,7 @@ def test_what_does_not_sample_is_evaluated_too(content: dict[str, Any], tmp_path
         run(Recipe.model_validate(one), tmp_path / out, threads=1)
         for one, out in ((sft, "plain"), (sft | {"evaluation": asked}, "judged"))
     )
-    assert [row["step"] for row in judged.record["evaluation"]["rows"]] == [0, 2]
+    assert [row["step"] for row in judged.record.content()["evaluation"]["rows"]] == [0, 2]
     old, new = (weights(folder.checkpoint(2, fp32=True)) for folder in (plain, judged))
     assert all(torch.equal(old[key], new[key]) for key in old)
 

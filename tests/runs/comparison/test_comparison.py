@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 
 from scramble.errors import CheckpointError, DamagedRunError, SelectionError
+from scramble.runrecord import Evaluation
 from scramble.runs.comparison import figures
 from scramble.runs.comparison.compare import compare
 from scramble.runs.comparison.report import matched, write_report
 from scramble.runs.engine.run import run
 from scramble.runs.recipe.recipe import Recipe
-from scramble.runs.records.folder import RunFolder
+from scramble.runs.records.folder import WritableRun
 from scramble.runs.records.summary import before_and_after, quarters
 from tests.conftest import Command
 from tests.models import MODULES, edit_config, weights
@@ -26,7 +27,7 @@ EVALUATION = {"size": 4, "samples": 1, "k": [1], "max_new_tokens": 4}
 
 
 @pytest.fixture
-def trained(content: dict[str, Any], tmp_path: Path) -> list[RunFolder]:
+def trained(content: dict[str, Any], tmp_path: Path) -> list[WritableRun]:
     """GRPO, and supervised steps with a mask, from one start."""
     extra = {"kl": {"every": 1, "prompts": 2}, "evaluation": EVALUATION}
     sft = {"algorithm": {"name": "sft", "batch": 8}, "mask": {"kind": "safe", "rank": 2}, "name": "sft"}
@@ -35,7 +36,7 @@ def trained(content: dict[str, Any], tmp_path: Path) -> list[RunFolder]:
 
 
 def test_a_row_is_what_the_commands_say_of_each_run(
-    trained: list[RunFolder], start: Path, command: Command, tmp_path: Path
+    trained: list[WritableRun], start: Path, command: Command, tmp_path: Path
 ) -> None:
     said = command("runs", "compare", *(one.path for one in trained), "--format", "json", "--quiet")
     rows = said.json["rows"]
@@ -57,7 +58,7 @@ def test_a_row_is_what_the_commands_say_of_each_run(
         square = sum(float((after[name].double() - before[name].double()).square().sum()) for name in before)
         assert row["update_norm"] == pytest.approx(square**0.5, rel=1e-6)
     assert rows[0]["kl_to_start"] == trained[0].metrics[-1]["kl_to_start"] > 0
-    evaluated = trained[0].record["evaluation"]["rows"]
+    evaluated = trained[0].record.content()["evaluation"]["rows"]
     assert [rows[0]["pass@1_before"], rows[0]["pass@1_after"]] == [row["pass"] for row in evaluated]
     assert (rows[1]["mask"], rows[1]["algorithm"], rows[1]["steps"]) == ("safe", "sft", 3)
     assert [row["end"] for row in rows] == ["fp32", "bf16"]
@@ -78,13 +79,16 @@ def test_quarters_are_means_over_steps_that_have_a_finite_value() -> None:
 
 def test_scores_before_and_after_are_those_of_the_first_and_the_last_step() -> None:
     rows = [{"step": step, "k": 1, "pass": step / 10} for step in (0, 5, 7)]
-    assert before_and_after({"rows": rows}, 7) == {"pass@1_before": 0.0, "pass@1_after": 0.7}
-    assert before_and_after({"rows": rows[:2]}, 7) == {"pass@1_before": 0.0}
+    assert before_and_after(Evaluation.model_validate({"rows": rows}), 7) == {
+        "pass@1_before": 0.0,
+        "pass@1_after": 0.7,
+    }
+    assert before_and_after(Evaluation.model_validate({"rows": rows[:2]}), 7) == {"pass@1_before": 0.0}
     assert before_and_after(None, 7) == {}
 
 
 def test_the_report_has_figures_and_tables_that_read_back(
-    trained: list[RunFolder], command: Command, tmp_path: Path
+    trained: list[WritableRun], command: Command, tmp_path: Path
 ) -> None:
     folder = tmp_path / "report"
     paths = [one.path for one in trained]
@@ -108,7 +112,7 @@ def test_the_report_has_figures_and_tables_that_read_back(
 
 
 def test_more_runs_than_lines_have_an_overview(
-    trained: list[RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: list[WritableRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(figures, "LINES", 1)
     page = write_report(compare([one.path for one in trained]), tmp_path / "report", "many").read_text()
@@ -117,7 +121,7 @@ def test_more_runs_than_lines_have_an_overview(
 
 
 def test_runs_from_two_starts_keep_their_order_and_their_figures(
-    content: dict[str, Any], trained: list[RunFolder], start: Path, command: Command, tmp_path: Path
+    content: dict[str, Any], trained: list[WritableRun], start: Path, command: Command, tmp_path: Path
 ) -> None:
     scrambled = tmp_path / "scrambled"
     assert command("apply", start, "--layers", "1", "--out", scrambled, "--quiet").code == 0
@@ -159,7 +163,7 @@ def test_what_is_matched_is_said() -> None:
 
 
 def test_what_cannot_be_compared_is_one_line(
-    trained: list[RunFolder], start: Path, command: Command, tmp_path: Path
+    trained: list[WritableRun], start: Path, command: Command, tmp_path: Path
 ) -> None:
     first, second = (one.path for one in trained)
     with pytest.raises(SelectionError, match="listed twice"):
@@ -194,8 +198,31 @@ def test_what_cannot_be_compared_is_one_line(
         compare([first])
 
 
+def test_mixed_toolchains_are_named_and_change_no_value(
+    trained: list[WritableRun], command: Command, tmp_path: Path
+) -> None:
+    paths = [one.path for one in trained]
+    page = tmp_path / "report" / "report.html"
+    ask = ("runs", "compare", *paths, "--report", page.parent)
+    alike = command(*ask, "--format", "json")
+    assert "toolchains" not in alike.json["meta"]
+    assert "toolchains" not in alike.err
+    assert "not made alike" not in page.read_text()
+    record = json.loads((paths[1] / "run.json").read_text())
+    mine = record["versions"]["torch"]
+    record["versions"]["torch"] = "0.1"
+    (paths[1] / "run.json").write_text(json.dumps(record))
+    mixed = command(*ask, "--format", "json")
+    said = f"torch {mine} in {alike.json['rows'][0]['name']}, 0.1 in {alike.json['rows'][1]['name']}"
+    assert mixed.json["meta"]["toolchains"] == said
+    assert f"toolchains: {said}\n" in mixed.err
+    assert f"not made alike: {said}." in page.read_text()
+    assert mixed.json["rows"] == alike.json["rows"]
+    assert said in " ".join(command(*ask).out.split())
+
+
 @pytest.mark.browser
-def test_the_page_stands_alone(trained: list[RunFolder], browser: Any, tmp_path: Path) -> None:
+def test_the_page_stands_alone(trained: list[WritableRun], browser: Any, tmp_path: Path) -> None:
     page = browser.new_page(viewport={"width": 1300, "height": 900})
     seen: list[str] = []
     page.on("console", lambda message: seen.append(message.text))

@@ -28,7 +28,7 @@ def test_a_limit_that_is_passed_often_enough_ends_the_run(content: dict[str, Any
     plain = run(Recipe.model_validate(content | SFT | {"fp32_steps": [3]}), tmp_path, threads=1)
     recipe = Recipe.model_validate(content | SFT | {"collapse": limits, "save_steps": [3]})
     folder = run(recipe, tmp_path, threads=1)
-    record = folder.record
+    record = folder.record.content()
     assert (folder.status, record["end"]["step"], record["collapsed"]["step"]) == ("finished", 3, 3)
     norm = folder.metrics[-1]["grad_norm"]
     assert record["collapsed"]["why"] == f"grad_norm is {norm:.4g}, above 1e-06, 3 times in a row"
@@ -36,22 +36,22 @@ def test_a_limit_that_is_passed_often_enough_ends_the_run(content: dict[str, Any
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert record["end"]["hash"]
     assert [row["step"] for row in folder.metrics] == [1, 2, 3]
-    assert run(recipe, tmp_path, threads=1).record == record
+    assert run(recipe, tmp_path, threads=1).record.content() == record
 
 
 def test_rewards_and_divergences_are_watched(content: dict[str, Any], tmp_path: Path) -> None:
     never = content | {"steps": 4, "fp32_steps": [], "kl": {"every": 2, "prompts": 2, "max_new_tokens": 4}}
     low = run(Recipe.model_validate(never | {"collapse": {"reward_below": 2}}), tmp_path, threads=1)
-    assert low.record["collapsed"]["step"] == 1
-    assert "reward is" in low.record["collapsed"]["why"]
+    assert low.record.content()["collapsed"]["step"] == 1
+    assert "reward is" in low.record.content()["collapsed"]["why"]
     far = run(
         Recipe.model_validate(never | {"collapse": {"kl_above": 1e-9, "patience": 2}}), tmp_path, threads=1
     )
-    assert far.record["collapsed"]["step"] == 4
-    assert "kl_to_start is" in far.record["collapsed"]["why"]
+    assert far.record.content()["collapsed"]["step"] == 4
+    assert "kl_to_start is" in far.record.content()["collapsed"]["why"]
     fine = {"reward_below": -1, "kl_above": 1e9, "grad_norm_above": 1e9}
     whole = run(Recipe.model_validate(never | {"collapse": fine}), tmp_path, threads=1)
-    assert "collapsed" not in whole.record
+    assert "collapsed" not in whole.record.content()
     assert whole.last_step == 4
 
 
@@ -63,10 +63,10 @@ def test_weights_that_are_not_finite_are_a_result(
     if algorithm == "grpo":
         wild |= {"algorithm": ON_POLICY["grpo"]}
     folder = run(Recipe.model_validate(content | SFT | wild), tmp_path, threads=1)
-    step = folder.record["collapsed"]["step"]
+    step = folder.record.content()["collapsed"]["step"]
     assert folder.status == "finished"
-    assert folder.record["collapsed"]["why"] == "weights are not finite"
-    assert folder.record["end"] == {"step": step, "hash": None}
+    assert folder.record.content()["collapsed"]["why"] == "weights are not finite"
+    assert folder.record.content()["end"] == {"step": step, "hash": None}
     assert folder.metrics[-1]["step"] == step
     assert not (folder.path / "checkpoints").exists()
 
@@ -76,7 +76,11 @@ def test_a_gradient_that_is_not_finite_is_a_result_and_its_row_is_json(
 ) -> None:
     wild = {"optimizer": {"name": "sgd", "learning_rate": 1e30}, "collapse": {"patience": 9}}
     folder = run(Recipe.model_validate(content | SFT | wild), tmp_path, threads=1)
-    assert folder.record["collapsed"]["why"] in ("grad_norm is nan", "grad_norm is inf", "loss is nan")
+    assert folder.record.collapsed.why in (
+        "grad_norm is nan",
+        "grad_norm is inf",
+        "loss is nan",
+    )
     for line in (folder.path / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} in a row"))
 
@@ -87,12 +91,12 @@ def test_sampling_from_what_is_not_finite_is_a_result_and_finite_weights_are_wri
     """Finite weights whose logits overflow."""
     wild = {"optimizer": {"learning_rate": 1e15}, "algorithm": ON_POLICY["grpo"]}
     folder = run(Recipe.model_validate(content | SFT | wild | {"collapse": {}}), tmp_path, threads=1)
-    collapsed = folder.record["collapsed"]
+    collapsed = folder.record.content()["collapsed"]
     assert folder.status == "finished"
     assert collapsed["why"] == "probabilities to sample from are not finite"
     end = weights(folder.checkpoint(collapsed["step"]))
     assert all(value.isfinite().all() for value in end.values())
-    assert folder.record["end"]["hash"]
+    assert folder.record.content()["end"]["hash"]
 
 
 def test_without_the_section_it_is_a_failure(content: dict[str, Any], tmp_path: Path) -> None:

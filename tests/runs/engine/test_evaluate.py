@@ -31,12 +31,12 @@ def test_evaluation_does_not_touch_training(content: dict[str, Any], tmp_path: P
     assert all(torch.equal(old[name], new[name]) for name in old)
     for what in ("reward", "rollouts"):
         assert [row[what] for row in plain.metrics] == [row[what] for row in judged.metrics]
-    assert "evaluation" not in plain.record
-    found = judged.record["evaluation"]
+    assert "evaluation" not in plain.record.content()
+    found = judged.record.content()["evaluation"]
     assert [(row["step"], row["k"]) for row in found["rows"]] == [(s, k) for s in (0, 1, 2) for k in (1, 4)]
     assert [row["k"] for row in found["gain"]] == [1, 4]
-    assert judged.record["held_out"]["examples"] == 6
-    assert judged.record["seeds"]["evaluation"] == 1
+    assert judged.record.content()["held_out"]["examples"] == 6
+    assert judged.record.content()["seeds"]["evaluation"] == 1
 
 
 def test_a_finished_run_is_evaluated_without_training_again(content: dict[str, Any], tmp_path: Path) -> None:
@@ -44,11 +44,11 @@ def test_a_finished_run_is_evaluated_without_training_again(content: dict[str, A
     asked = EVALUATION | {"every": None}
     during = run(Recipe.model_validate(content | {"evaluation": asked}), tmp_path / "during", threads=1)
     plain = run(Recipe.model_validate(content), tmp_path / "later", threads=1)
-    end = plain.record["end"]
+    end = plain.record.content()["end"]
     later = run(Recipe.model_validate(content | {"evaluation": asked}), tmp_path / "later", threads=1)
     assert later.path == plain.path
-    assert later.record["end"] == end
-    assert later.record["evaluation"] == during.record["evaluation"]
+    assert later.record.content()["end"] == end
+    assert later.record.content()["evaluation"] == during.record.content()["evaluation"]
     with pytest.raises(RunError, match=r"this run is finished, evaluation\.every comes too late"):
         run(Recipe.model_validate(content | {"evaluation": EVALUATION}), tmp_path / "later", threads=1)
 

@@ -96,7 +96,7 @@ def test_a_pad_token_without_an_embedding_gives_way_to_the_end_of_text(
         start = with_tokenizer(model.save(tmp_path / f"start-{own}", torch.bfloat16))
         with_pad(start, own)
         folder = run(Recipe.model_validate(content | {"model": str(start)}), tmp_path / str(own), threads=1)
-        found.append((weights(folder.checkpoint(2, fp32=True)), folder.record["evaluation"]))
+        found.append((weights(folder.checkpoint(2, fp32=True)), folder.record.content()["evaluation"]))
         for file in ("tokenizer.json", "tokenizer_config.json"):
             assert (folder.checkpoint(2) / file).read_bytes() == (start / file).read_bytes()
     assert all(torch.equal(found[0][0][key], found[1][0][key]) for key in found[0][0])

@@ -19,13 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
+from scramble import files
 from scramble.runs.engine import resume
 from scramble.runs.engine.recorder import Recorder
 from scramble.runs.engine.run import run
 from scramble.runs.engine.tree import pack, unpack
 from scramble.runs.recipe.adapters import Adapted, Adapter
 from scramble.runs.recipe.recipe import Recipe
-from scramble.runs.records.folder import RunFolder
+from scramble.runs.records.folder import WritableRun
 from tests.models import weights
 from tests.runs.conftest import ON_POLICY, SUPERVISED
 
@@ -95,7 +96,7 @@ def kill_in_a_state(what: str, place: int) -> Callable[[], None]:
     """The process dies in the `place`-th state, before the step of writing that is named."""
 
     def plan() -> None:
-        where: Any = shutil if what == "rmtree" else Path if what == "rename" else resume
+        where: Any = {"rmtree": shutil, "rename": Path, "sync": files}.get(what, resume)
         original, seen = getattr(where, what), []
 
         def dying(*args: Any, **kwargs: Any) -> Any:
@@ -110,18 +111,18 @@ def kill_in_a_state(what: str, place: int) -> Callable[[], None]:
     return plan
 
 
-def ends(folder: RunFolder) -> tuple[Any, ...]:
+def ends(folder: WritableRun) -> tuple[Any, ...]:
     """Rows of metrics without times, digests of samples among them; the record of the end; checkpoints."""
     rows = [
         {key: value for key, value in row.items() if not any(time in key for time in TIMES)}
         for row in folder.metrics
     ]
     kept = {path.name for path in (folder.path / "checkpoints").iterdir()}
-    record = [folder.record.get(key) for key in ("end", "trainable", "collapsed", "evaluation")]
+    record = [folder.record.content().get(key) for key in ("end", "trainable", "collapsed", "evaluation")]
     return rows, record, kept, {path.name for path in folder.path.iterdir()}
 
 
-def same(one: RunFolder, two: RunFolder) -> bool:
+def same(one: WritableRun, two: WritableRun) -> bool:
     first, second = (weights(folder.checkpoint(STEPS, fp32=True)) for folder in (one, two))
     return all(torch.equal(first[name], second[name]) for name in first)
 
@@ -161,11 +162,11 @@ def test_a_killed_run_ends_with_the_same_bits(
     out = tmp_path / "killed"
     killed(recipe, out, kill_after(Recorder, "on_step_end", 4))
     (path,) = out.iterdir()
-    assert RunFolder(path).state_step == 2
+    assert WritableRun(path).state_step == 2
     killed(recipe, out, kill_after(Recorder, "on_log", 6))
-    assert RunFolder(path).state_step == 4
+    assert WritableRun(path).state_step == 4
     folder = run(recipe, out, threads=1)
-    assert folder.record["resumed"] == [2, 4]
+    assert folder.record.content()["resumed"] == [2, 4]
     assert [row["seconds"] for row in folder.metrics] == sorted(row["seconds"] for row in folder.metrics)
     assert ends(folder) == ends(whole)
     assert same(folder, whole)
@@ -182,9 +183,9 @@ def test_killed_while_the_state_is_written(
     whole = run(recipe, tmp_path / "whole", threads=1)
     killed(recipe, tmp_path / "killed", kill_in_a_state(what, place))
     (path,) = (tmp_path / "killed").iterdir()
-    assert RunFolder(path).state_step == left
+    assert WritableRun(path).state_step == left
     folder = run(recipe, tmp_path / "killed", threads=1)
-    assert folder.record["resumed"] == [left]
+    assert folder.record.content()["resumed"] == [left]
     assert ends(folder) == ends(whole)
     assert same(folder, whole)
 
@@ -201,10 +202,10 @@ def test_another_machine_starts_anew(recipe_of: Any, tmp_path: Path) -> None:
     recipe = recipe_of(*CASES["sft, adamw"][:2])
     killed(recipe, tmp_path, kill_after(Recorder, "on_log", 6))
     (path,) = tmp_path.glob("run-*")
-    folder = RunFolder(path)
-    folder.write_record(versions=folder.record["versions"] | {"torch": "0.1"})
+    folder = WritableRun(path)
+    folder.write_record(versions=folder.record.content()["versions"] | {"torch": "0.1"})
     folder = run(recipe, tmp_path, threads=1)
-    assert "resumed" not in folder.record
+    assert "resumed" not in folder.record.content()
     assert [row["step"] for row in folder.metrics] == list(range(1, STEPS + 1))
 
 
@@ -212,7 +213,7 @@ def test_a_state_holds_what_is_trained_and_what_an_adapter_rewrote(start: Path, 
     for name, rewrites in (("lora", False), ("pissa", True)):
         model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
         wrapped = Adapted(model, Adapter(name=name, rank=2, targets=("q_proj",)), 1)
-        held = resume.Resume(RunFolder(tmp_path), model, 1, 1, {}, wrapped.rewritten).weights
+        held = resume.Resume(WritableRun(tmp_path), model, 1, 1, {}, wrapped.rewritten).weights
         assert all("q_proj." in one for one in held)
         assert any(one.endswith("base_layer.weight") for one in held) == rewrites
 

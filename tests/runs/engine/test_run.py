@@ -42,7 +42,7 @@ def test_the_run_folder_holds_what_the_design_says(recipe: Recipe, start: Path, 
     before = start_hash(start)
     folder = run(recipe, tmp_path / "out", threads=1)
     assert yaml.safe_load((folder.path / "recipe.yaml").read_text()) == json.loads(recipe.model_dump_json())
-    record = folder.record
+    record = folder.record.content()
     assert folder.status == "finished"
     assert record["start"]["hash"] == before == start_hash(start)
     assert record["end"]["hash"] == open_checkpoint(folder.checkpoint(2)).hash(full=True)
@@ -64,12 +64,12 @@ def test_a_finished_run_is_not_run_again_and_an_interrupted_one_is(recipe: Recip
     stamp = (folder.path / "run.json").stat().st_mtime_ns
     again = run(recipe, tmp_path / "out", threads=1)
     assert (again.path / "run.json").stat().st_mtime_ns == stamp
-    end = folder.record["end"]["hash"]
+    end = folder.record.content()["end"]["hash"]
     folder.write_record(status="running")
     (folder.path / "metrics.jsonl").write_text('{"step": 1}\n{"st')
     resumed = run(recipe, tmp_path / "out", threads=1)
     assert resumed.status == "finished"
-    assert resumed.record["end"]["hash"] == end
+    assert resumed.record.content()["end"]["hash"] == end
     assert len(resumed.metrics) == 2
 
 

@@ -58,8 +58,8 @@ def sampled(content: dict[str, Any], start: Path, out: Path) -> dict[str, Any]:
     assert "kl_to_start" in folder.metrics[0]
     return {
         "metrics": [{name: row.get(name) for name in names} for row in folder.metrics],
-        "evaluation": folder.record["evaluation"],
-        "sampling": folder.record["sampling"],
+        "evaluation": folder.record.content()["evaluation"],
+        "sampling": folder.record.content()["sampling"],
     }
 
 
@@ -101,8 +101,8 @@ def test_an_evaluation_after_the_end_is_the_one_during_training(
     content |= {"kl": EVALUATED["kl"]}
     run(Recipe.model_validate(content), tmp_path / "later", threads=1)
     later = run(Recipe.model_validate(content | EVALUATED), tmp_path / "later", threads=1)
-    assert later.record["evaluation"] == during.record["evaluation"]
-    assert later.record["sampling"] == during.record["sampling"]
+    assert later.record.content()["evaluation"] == during.record.content()["evaluation"]
+    assert later.record.content()["sampling"] == during.record.content()["sampling"]
 
 
 def test_every_setting_is_recorded(start: Path, content: dict[str, Any], tmp_path: Path) -> None:

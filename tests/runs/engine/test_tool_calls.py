@@ -233,8 +233,8 @@ def test_evaluation_of_a_task_with_tools(asked: dict[str, Any], tmp_path: Path) 
     plain = run(Recipe.model_validate(content), tmp_path / "later", threads=1)
     later = run(Recipe.model_validate(judged), tmp_path / "later", threads=1)
     assert later.path == plain.path
-    assert later.record["evaluation"] == during.record["evaluation"]
-    assert [(row["step"], row["k"]) for row in later.record["evaluation"]["rows"]] == [
+    assert later.record.content()["evaluation"] == during.record.content()["evaluation"]
+    assert [(row["step"], row["k"]) for row in later.record.content()["evaluation"]["rows"]] == [
         (0, 1),
         (0, 3),
         (1, 1),

@@ -77,7 +77,7 @@ for place, (content, broken) in enumerate(jobs):
         vllm_generation.VLLMGeneration.sync_weights = lambda self: None
     try:
         folder = run(Recipe.model_validate(content), out / str(place), threads=1)
-        found[-1] |= {"record": folder.record, "metrics": folder.metrics, "path": str(folder.path)}
+        found[-1] |= {"record": folder.record.content(), "metrics": folder.metrics, "path": str(folder.path)}
     except ScrambleError as error:
         found[-1]["error"] = str(error)
     new = set(os.environ) - environment - {"VLLM_LOGGING_LEVEL"}  # which TRL sets when it is imported

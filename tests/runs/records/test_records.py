@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from scramble.runs.recipe.recipe import Recipe
-from scramble.runs.records.folder import RunFolder
+from scramble.runs.records.folder import WritableRun
 from tests.conftest import Command
 
 
@@ -20,7 +20,7 @@ def out(content: dict[str, Any], tmp_path: Path) -> Path:
     """Two runs as training writes them, one of them in the middle; and folders of others."""
     found = tmp_path / "out"
     for name, seed, status, rows in (("a-1", 1, "finished", 2), ("b-2", 2, "running", 1)):
-        folder = RunFolder(found / name)
+        folder = WritableRun(found / name)
         folder.path.mkdir(parents=True)
         folder.begin(Recipe.model_validate(content | {"seed": seed}))
         ended = {"start": {"path": "start", "hash": "1"}, "end": {"step": rows, "hash": "2"}, "seconds": 1.5}
@@ -88,7 +88,7 @@ def test_a_damaged_run_is_listed_as_such_beside_the_others(
 
 def test_a_run_is_running_while_a_process_holds_it(out: Path, command: Command) -> None:
     for held, status in ((True, "running"), (False, "interrupted")):
-        with RunFolder(out / "b-2").locked() if held else nullcontext():
+        with WritableRun(out / "b-2").locked() if held else nullcontext():
             _, row = command("runs", "list", out, "--format", "json").json["rows"]
             (shown,) = command("runs", "show", out / "b-2", "--format", "json").json["rows"]
         assert (row["status"], shown["status"]) == (status, status)

@@ -73,7 +73,7 @@ def test_training_evaluation_and_divergence_see_the_template(
     assert set(evaluated) == set(seen[-4:]) == {rendered(8), rendered(9)}
     assert len(trained) >= 16
     assert set(trained) <= set(divergence)
-    assert folder.record["data"]["examples"] == 8
+    assert folder.record.content()["data"]["examples"] == 8
     assert 0 <= folder.metrics[0]["score"] <= 1
 
 
@@ -130,7 +130,7 @@ def test_what_the_chats_say_is_in_the_hash_of_the_data(chats: dict[str, Any], tm
     def digest(rows: list[dict[str, Any]], out: str) -> str:
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         sft = chats | {"algorithm": {"name": "sft", "batch": 2}}
-        return str(run(Recipe.model_validate(sft), tmp_path / out, threads=1).record["data"]["hash"])
+        return str(run(Recipe.model_validate(sft), tmp_path / out, threads=1).record.data.hash)
 
     rows = [{"prompt": chat(number), "answer": "1"} for number in range(2)]
     same = digest(rows, "a")

@@ -88,7 +88,7 @@ def test_a_run_says_which_isolation_was_in_force(content: dict[str, Any], tmp_pa
         Recipe.model_validate(content | {"task": task.model_dump(), "steps": 1, "fp32_steps": []}),
         tmp_path / "out",
     )
-    assert found.record["task"] == task.facts()
+    assert found.record.content()["task"] == task.facts()
     assert [row["reward"] for row in found.metrics] == [0.0]
 
 

@@ -146,7 +146,7 @@ def test_the_check_that_is_in_force_is_recorded(content: dict[str, Any], tmp_pat
     folder = run(
         Recipe.model_validate(content | {"task": task, "steps": 1, "fp32_steps": []}), tmp_path / "out"
     )
-    assert folder.record["task"] == {"scorer": "the data set's own, full mark"}
+    assert folder.record.content()["task"] == {"scorer": "the data set's own, full mark"}
     assert folder.metrics[0]["score"] == 0.0
 
 

@@ -140,7 +140,7 @@ def test_two_calls_for_one_target_do_not_meet(checkpoint: Path, tmp_path: Path, 
     assert "another call is writing" in found.err
 
 
-STEPS = ("copy", "overwrite", "write", "sync", "commit", "_sync", "rename")
+STEPS = ("copy", "overwrite", "write", "sync", "commit", "flush", "rename")
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -155,11 +155,11 @@ def test_killed_in_any_step_of_writing_it_leaves_no_half_model(
         apply(base, out, layers="0", seed=5, check=False)
     before, old = digest(base), digest(out) if force else None
     script = f"""
-import importlib, os, pathlib, signal
+import importlib, os, pathlib, signal, scramble.files
 from scramble.operations.apply import apply
 module = importlib.import_module("scramble.checkpoints.staging")
 calls = 0
-owner = dict(_sync=module, rename=pathlib.Path).get({step!r}, module.Staging)
+owner = dict(flush=scramble.files, rename=pathlib.Path).get({step!r}, module.Staging)
 real = getattr(owner, {step!r})
 def deadly(*arguments, **options):
     global calls
@@ -297,3 +297,36 @@ def test_invert_refuses_what_there_is_nothing_to_undo_in(
         assert (found.code, found.err.count("\n")) == (2, 1)
         assert message in found.err
     assert command("invert", checkpoint, "--manifest", tmp_path / "out" / "scramble.json").code == 2
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core has one thread in any case")
+def test_each_product_has_one_thread_and_the_process_its_own_again(checkpoint: Path) -> None:
+    """In a process of its own, since OpenBLAS reads the environment when it is loaded."""
+    script = f"""
+import sys, pathlib
+from threadpoolctl import threadpool_info
+from scramble.operations import apply as _, invert as _
+def threads():
+    return [one["num_threads"] for one in threadpool_info() if one["internal_api"] == "openblas"]
+def watch(module):
+    real = module.rewrite
+    def rewrite(*arguments):
+        seen.append((module.__name__, set(threads())))
+        return real(*arguments)
+    module.rewrite = rewrite
+seen, before = [], threads()
+assert set(before) == {{2}}, before
+apply, invert = (sys.modules["scramble.operations." + name] for name in ("apply", "invert"))
+watch(apply), watch(invert)
+model = pathlib.Path({str(checkpoint)!r})
+apply.apply(model, model.with_name("moved"), layers="0", check=False)
+assert threads() == before
+invert.invert(model.with_name("moved"), model.with_name("back"))
+assert threads() == before
+assert seen == [(one.__name__, {{1}}) for one in (apply, invert)], seen
+"""
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
