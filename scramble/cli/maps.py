@@ -10,6 +10,7 @@ import typer
 import scramble
 from scramble.cli.measure import measure, show
 from scramble.cli.options import (
+    RUN_HELP,
     BaseOption,
     ByOption,
     EmbeddingsOption,
@@ -69,7 +70,7 @@ def rates(
         list[str] | None,
         typer.Argument(
             metavar="RUN | START:END...",
-            help="A run folder, for all its checkpoints; or checkpoints of one START, in order.",
+            help=f"A run folder, for all its checkpoints; or checkpoints of one START, in order. {RUN_HELP}",
         ),
     ] = None,
     by: ByOption = "model,module",
