@@ -67,7 +67,13 @@ COMMANDS: dict[str, Callable[[Path], list[object]]] = {
     "compare": lambda at: ["runs", "compare", *runs(at)],
     "rates": lambda at: ["rates", one_run(at)],
     **{
-        name: lambda at, name=name: ["experiment", name, at / "experiment.yaml", "--out", at / "damaged"]
+        f"experiment {name}": lambda at, name=name: [
+            "experiment",
+            name,
+            at / "experiment.yaml",
+            "--out",
+            at / "damaged",
+        ]
         for name in ("plan", "run", "contrast", "report")
     },
     **{
