@@ -12,7 +12,7 @@ from scramble.checkpoints import STORAGES
 from scramble.errors import CheckpointError
 from scramble.symmetries import Element, Permutation, Rotation
 from scramble.symmetries.orthogonal import haar
-from scramble.transforms import rounding as transform
+from scramble.transforms import rounding
 
 SIZES = {"kv_head": 3, "group": 2, "v": 5, "hidden": 7}
 LAYOUTS = ["(kv_head group v) hidden", "hidden (kv_head group v)", "(kv_head v)", "(kv_head (v + v)) hidden"]
@@ -34,12 +34,12 @@ def test_blocks_give_the_exact_transform_rounded_once(
 ) -> None:
     layout, storage, chosen = parse(text), STORAGES[name], [elements(seed)[place] for place in order]
     words = storage.encode(np.random.default_rng(seed).standard_normal(layout.shape(SIZES)))
-    target = transform.exact(words, storage, layout, SIZES, chosen)
+    target = rounding.exact(words, storage, layout, SIZES, chosen)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transform, "BLOCK", block)
-        found, error = transform.rounded("x", words, storage, layout, SIZES, chosen)
+        patch.setattr(rounding, "BLOCK", block)
+        found, error = rounding.rounded("x", words, storage, layout, SIZES, chosen)
     assert found.dtype == words.dtype
-    assert transform.off(found, storage, target) == 0
+    assert rounding.off(found, storage, target) == 0
     gap = np.linalg.norm(storage.decode(found) - target) / np.linalg.norm(target)
     assert error == pytest.approx(gap, rel=1e-6, abs=1e-15)
 
@@ -53,6 +53,6 @@ def test_a_value_that_cannot_be_held_is_refused_in_whichever_block_it_is(bad: fl
     onto = np.linalg.qr(np.column_stack([np.ones(5), np.eye(5)[:, 1:]]))[0].T
     element = Rotation("v", ("kv_head",), np.stack([onto] * 3))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transform, "BLOCK", 15)
+        patch.setattr(rounding, "BLOCK", 15)
         with pytest.raises(CheckpointError, match="'x': BF16 cannot hold"):
-            transform.rounded("x", storage.encode(values), storage, layout, SIZES, [element])
+            rounding.rounded("x", storage.encode(values), storage, layout, SIZES, [element])
