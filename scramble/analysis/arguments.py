@@ -11,6 +11,7 @@ from scramble.measures.pairs import ends
 from scramble.measures.pairs.ends import FRAMES, Frame, Run
 from scramble.measures.pairs.pooling import LEVELS
 from scramble.measures.pairs.selection import Selection
+from scramble.runfolder import RunFolder, is_run
 from scramble.transforms.selection import Layers, layer_text
 
 Place = str | Path
@@ -18,7 +19,6 @@ RunLike = Place | tuple[Place, Place] | Run
 """`"START:END"`, a pair (START, END), a run folder (its START and its last checkpoint), or an open pair."""
 Runs = RunLike | Sequence[RunLike]
 Names = str | Sequence[str] | None
-_RUN_FILES = ("run.json", "recipe.yaml", "metrics.jsonl")
 
 
 def one_run(run: Runs, measure: str) -> Run:
@@ -62,22 +62,16 @@ def open_run(run: RunLike, *, aligned: bool = False, base: Place | None = None, 
     if isinstance(run, tuple):
         start, end = run
         return ends.open_run((start, end), aligned=aligned, base=origin, placebos=placebos)
-    if is_run_folder(run):
+    if is_run(Path(run)):
         start_of, last = ends_of(Path(run))
         return ends.ends(start_of, last, aligned=aligned, base=origin, placebos=placebos)
     return ends.open_run(str(run), aligned=aligned, base=origin, placebos=placebos)
 
 
-def is_run_folder(run: Place) -> bool:
-    """Whether a path names a run folder, be it a damaged one: no checkpoint folder has such names in it."""
-    return Path(run).is_dir() and any(path.name in _RUN_FILES for path in Path(run).iterdir())
-
-
 def ends_of(folder: Path) -> tuple[Path, Path]:
     """START and the last checkpoint of a run folder, in float32 if it was kept so."""
     start, steps = ends.steps_of(folder)
-    last = steps[max(steps)]
-    return start, last / "fp32" if (last / "fp32" / "config.json").exists() else last
+    return start, RunFolder(folder).fp32(max(steps)) or steps[max(steps)]
 
 
 def levels(by: Names, default: Sequence[str]) -> list[str]:

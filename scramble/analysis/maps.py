@@ -22,6 +22,7 @@ from scramble.measures.maps.heads import Boundary, boundaries
 from scramble.measures.pairs.ends import Run
 from scramble.measures.pairs.selection import Selection, matrices
 from scramble.present.progress import counter
+from scramble.runfolder import is_run
 from scramble.transforms.selection import Layers
 
 BY = ("model", "module")
@@ -159,7 +160,7 @@ def rates(
 
 def _checkpoints(given: Sequence[arguments.RunLike]) -> list[Run]:
     """Checkpoints of one START: all of a run folder, or those that are listed."""
-    if len(given) == 1 and isinstance(given[0], str | Path) and arguments.is_run_folder(given[0]):
+    if len(given) == 1 and isinstance(given[0], str | Path) and is_run(Path(given[0])):
         return rates_of.checkpoints_of(Path(given[0]))
     if not given:
         raise SelectionError("rates takes a run folder, or START:END once for each checkpoint")

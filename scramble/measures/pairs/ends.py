@@ -157,7 +157,7 @@ def split(text: str) -> tuple[str, str]:
     folders = [sum(Path(side).is_dir() for side in pair) for pair in pairs]
     best = [pair for pair, count in zip(pairs, folders, strict=True) if count == max(folders)]
     if not best:
-        raise SelectionError(f"'{text}': a run is written START:END, two checkpoint folders")
+        raise SelectionError(f"'{text}': a run is written START:END, two checkpoint folders, or a run folder")
     if len(best) > 1:
         raise SelectionError(
             f"'{text}': a run is written START:END, and which colon parts them is not clear; "
