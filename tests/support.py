@@ -1,8 +1,8 @@
-"""The README's table of support, as `scramble apply`, `fold` and `verify` measure it.
+"""The reference's table of families, as `scramble apply`, `fold` and `verify` measure it.
 
 Family by symmetry: the error of the logits, or why there is none.
 
-python -m tests.support    # writes the table into README.md
+python -m tests.support    # writes the table into docs/reference/families.md
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scramble.operations.fold import fold
 from scramble.symmetries import SYMMETRIES
 from tests.models import FAMILIES, Tiny
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "families.md"
 START, END = "<!-- support: python -m tests.support -->\n", "<!-- end of support -->\n"
 COLUMNS = [name for name in SYMMETRIES if name != "residual-rotation"] + ["fold", "residual-rotation"]
 # Reasons, by what the refusal says. A small letter in the table stands for each.
@@ -94,8 +94,8 @@ def table(rows: dict[str, list[float | str]]) -> str:
 
 
 def printed() -> dict[str, list[str]]:
-    """The rows that the README shows."""
-    shown = README.read_text().split(START)[1].split(END)[0]
+    """The rows that the page shows."""
+    shown = PAGE.read_text().split(START)[1].split(END)[0]
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines() if "|" in line
     ]
@@ -104,5 +104,5 @@ def printed() -> dict[str, list[str]]:
 
 if __name__ == "__main__":
     made = table({family: cells(family) for family in FAMILIES})
-    text = README.read_text()
-    README.write_text(re.sub(rf"(?s)({START}).*?({END})", lambda match: START + made + END, text))
+    text = PAGE.read_text()
+    PAGE.write_text(re.sub(rf"(?s)({START}).*?({END})", lambda match: START + made + END, text))

@@ -1,4 +1,4 @@
-"""The README's table of support says what is measured."""
+"""The reference's table of families says what is measured."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 
 @cache
-def _joined() -> typer.Typer:
+def joined() -> typer.Typer:
     """The app with the commands of all packages, each once however often this process calls `main`."""
     for entry in sorted(entry_points(group="scramble.commands"), key=lambda entry: entry.name):
         entry.load()(app)
@@ -200,7 +200,7 @@ def _joined() -> typer.Typer:
 def main() -> None:
     """Entry point: errors of the user's are one line and exit code 2; tracebacks only with --debug."""
     try:
-        _joined()()
+        joined()()
     except NotEquivalentError as error:
         fail(str(error), 1)
     except ScrambleError as error:
