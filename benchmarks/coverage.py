@@ -1,4 +1,4 @@
-"""The coverage table of docs/decomposition.md: python -m benchmarks.coverage."""
+"""The coverage table of docs/results/decomposition.md: python -m benchmarks.coverage."""
 
 from tests.scramble.measures.updates.simulated import STARTS, coverage, independent
 

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 experiment = typer.Typer(help="Arms x seeds: plan, run, contrast, report.", no_args_is_help=True)
 
 ExperimentArgument = Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="An experiment (YAML).")]
-OutOption = Annotated[Path, typer.Option("--out", "-o", help="The folder that holds runs and results.")]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="The folder of runs and results.")]
 LanesOption = Annotated[
-    int | None, typer.Option(min=1, help="Runs side by side; by default one a GPU, else one a core.")
+    int | None,
+    typer.Option(min=1, help="Workers that train side by side; default: one for each GPU or core."),
 ]
 DEFAULT_OUT = Path("runs-out")
 
@@ -91,7 +92,7 @@ def run(
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
-    """Train what is missing. Finished runs are never run again."""
+    """Train the runs that are missing. Finished runs are never run again."""
     from scramble.interventions.experiment import read_experiment
 
     read = read_experiment(path)
@@ -134,7 +135,7 @@ def report(
 
 def demo(
     smoke: Annotated[
-        bool, typer.Option(help="A few steps and three runs: checks the plumbing only.")
+        bool, typer.Option(help="Two steps and three runs: checks that the parts work together.")
     ] = False,
     model: Annotated[str | None, typer.Option(help="A local model in place of SmolLM2-135M.")] = None,
     out: OutOption = DEFAULT_OUT,

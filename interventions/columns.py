@@ -13,7 +13,7 @@ arm | | name of the arm
 seed | | seed of the run
 status | | finished, running, interrupted, failed, missing or damaged
 steps | steps | updates that the recipe asks for
-rollouts | completions | that training samples
+rollouts | completions | completions that training samples
 seconds | s | what the run took, or what finished ones took
 disk_gb | GB | of the checkpoints that it keeps
 run | | the run's folder
@@ -21,21 +21,21 @@ run | | the run's folder
 _CONTRAST = columns("""
 arm | | the scrambled arm that is contrasted with the base arm
 contrast | | the arms of the pairs
-treatment | | what acted on the weights: symmetries, untreated, or outside the layers
-above_chance_errors | | (both - chance) over its standard error, weights taken as independent
-placebos | | wrong elements of the scramble's groups that differ
+treatment | | what acted on the weights: the names of symmetries, untreated, or outside the layers
+above_chance_errors | | (weights that both runs changed - those expected by chance) over its standard error, weights taken as independent
+placebos | | number of distinct wrong elements of the scramble's groups that were compared
 placebo_jaccard | fraction | Jaccard where the scramble was undone by a wrong element, mean over them
 placebo_jaccard_least | fraction | the least over the wrong elements
 placebo_jaccard_most | fraction | the most over the wrong elements
 placebo_rounding_only | fraction | rounding_only under wrong elements, mean
-placebo_rounding_only_least | fraction | the least
-placebo_rounding_only_most | fraction | the most
+placebo_rounding_only_least | fraction | the least over the wrong elements
+placebo_rounding_only_most | fraction | the most over the wrong elements
 placebo_update_cosine | cosine | update_cosine under wrong elements, mean
-placebo_update_cosine_least | cosine | the least
-placebo_update_cosine_most | cosine | the most
+placebo_update_cosine_least | cosine | the least over the wrong elements
+placebo_update_cosine_most | cosine | the most over the wrong elements
 placebo_update_rank_correlation | correlation | update_rank_correlation under wrong elements, mean
-placebo_update_rank_correlation_least | correlation | the least
-placebo_update_rank_correlation_most | correlation | the most
+placebo_update_rank_correlation_least | correlation | the least over the wrong elements
+placebo_update_rank_correlation_most | correlation | the most over the wrong elements
 """)
 _PAIRS = columns("""
 arm_a | | arm of the first run
@@ -48,8 +48,8 @@ arm | | arm of the run
 seed | | seed of the run
 algorithm | | name of the algorithm
 optimizer | | name of the optimizer
-learning_rate | | of the optimizer
-updates | steps | that were made
+learning_rate | | learning rate of the optimizer
+updates | steps | updates that were made
 pass@1_before | fraction | pass@1 on held-out prompts before training
 pass@1_before_low | fraction | lower end of its 95 % interval
 pass@1_before_high | fraction | upper end of its 95 % interval

@@ -11,7 +11,7 @@ from scramble.errors import SelectionError
 from scramble.interventions.demo_model import NOTE, demo_model
 from scramble.interventions.experiment import Experiment, read_experiment
 
-_SMOKE_NOTE = "A smoke run of two steps: it shows that everything works together, its figures mean nothing."
+_SMOKE_NOTE = "A smoke run of two steps: it shows that the parts work together; its values mean nothing."
 
 
 def demo_experiment(

@@ -95,7 +95,7 @@ def _start(run: PlannedRun, out: Path, lanes: Lanes, lane: int) -> subprocess.Po
             env=environment,
         )
     if process.stdin is None:
-        raise RunError(f"{run.name}: the lane could not be started")
+        raise RunError(f"{run.name}: its worker could not be started")
     process.stdin.write(json.dumps(job).encode())
     process.stdin.close()
     return process
@@ -114,7 +114,7 @@ def _reason(run: PlannedRun, code: int) -> str:
         return f"{run.folder.path} is damaged (scramble runs list says how)"
     if run.folder and code < 0:
         name = signal.Signals(-code).name
-        hint = ", as the system does where memory runs out: lower algorithm.micro_batch or take fewer lanes"
+        hint = ", as the system does where memory runs out: lower algorithm.micro_batch or --lanes"
         reason = f"killed by {name}{hint if name == 'SIGKILL' else ''} (see {_log(run)})"
         run.folder.write_record(status="failed", reason=reason)
         return reason

@@ -20,7 +20,7 @@ def regime_of(run: PlannedRun, name: str, counts: pd.DataFrame) -> dict[str, Any
 
     `pass@1` on held-out prompts before and after training, and `gain`, each with its 95 % interval; mean
     `reward` of the first and the last quarter of the steps; `kl_to_start`, KL(start || policy) in nats a
-    token after the last step; `density` and `sparsity`, of changed bf16 words among all weights;
+    token after the last step; `density` and `sparsity`, of stored bf16 weights;
     `update_norm`, `||dW||_F` of all weights, tied ones once.
 
     Args:
@@ -93,7 +93,7 @@ def described(regime: pd.DataFrame) -> list[str]:
             f"{int(learned.sum())} of {len(regime)} runs gained with a 95 % interval that excludes zero "
             f"(smallest gain {regime['gain'].min():.2f}, {_least_interval(regime)})."
         )
-    lines.append("What follows holds in this regime; others give other answers.")
+    lines.append("The following values hold in this regime; other regimes give other answers.")
     return lines
 
 

@@ -53,7 +53,7 @@ def _untreated(table: pd.DataFrame, base: str) -> Iterator[str]:
         f"would be chance ({_pairs(found)}). The cosine of their updates is {found.update_cosine:.3f}."
     )
     if not _stands_out(found):
-        yield "That is not clearly more than chance, so there is nothing whose parts could be told."
+        yield "That is not clearly more than chance, so it has no parts to determine."
         return
     if pd.notna(found.rounding_only):
         yield (
@@ -94,17 +94,18 @@ def _treated(table: pd.DataFrame, base: str, arm: str) -> Iterator[str]:
         yield (
             f"{where}, {base} and {arm} runs overlap by {raw.jaccard:.3f} as stored, beside "
             f"{home.jaccard:.3f} between two {base} runs; chance is {raw.chance:.3f}{_rounding(raw)} "
-            f"({_pairs(raw)}). Coordinates that were permuted or mixed meet others there, so a drop is "
-            "expected of any update."
+            f"({_pairs(raw)}). Coordinates that were permuted or mixed are compared with others there, so "
+            "a drop is expected of any update."
         )
         yield (
             f"With the scramble undone before comparing it is {back.jaccard:.3f}{_rounding(back)}"
             f"{_wrong(back, 'jaccard')}. {_jaccard_reading(back)}"
         )
         yield (
-            f"The cosine of the updates, which rounding cannot touch, is {raw.update_cosine:.3f} as stored "
-            f"and {back.update_cosine:.3f} with the scramble undone{_wrong(back, 'update_cosine')}; between "
-            f"two {base} runs it is {home.update_cosine:.3f}. {_cosine_reading(back, home, base, arm)}"
+            f"The cosine of the updates, which rounding does not affect, is {raw.update_cosine:.3f} "
+            f"as stored and {back.update_cosine:.3f} with the scramble undone"
+            f"{_wrong(back, 'update_cosine')}; between two {base} runs it is {home.update_cosine:.3f}. "
+            f"{_cosine_reading(back, home, base, arm)}"
         )
 
 
@@ -124,18 +125,18 @@ def _jaccard_reading(back: Any) -> str:
     if not back.placebos:
         return "Without wrong alignments beside it, nothing can be concluded from that."
     if back.jaccard <= back.placebo_jaccard_most:
-        return "Undoing it wrongly brings back as much, so this return says nothing."
+        return "A wrong element gives as much, so this rise says nothing."
     return (
-        f"That is {back.jaccard - back.placebo_jaccard:.3f} more than undoing it wrongly brings back: only "
-        "this difference belongs to the alignment, and it has the causes of the cosine that follows."
+        f"That is {back.jaccard - back.placebo_jaccard:.3f} more than wrong elements give on average: only "
+        "this difference is due to the alignment, and it has the causes of the cosine that follows."
     )
 
 
 def _cosine_reading(back: Any, home: Any, base: str, arm: str) -> str:
     if not back.placebos:
-        return "Without wrong alignments beside it, that is a number and no finding."
+        return "Without wrong alignments beside it, nothing can be concluded from that."
     if back.update_cosine <= back.placebo_update_cosine_most:
-        return "The true alignment is not told from wrong ones: what these updates follow is not seen here."
+        return "The true alignment is not distinguished from wrong ones: no direction in common is seen here."
     chance = f"by chance in one of {back.placebos + 1} cases"
     kept = f"So {base} and {arm} runs have a direction in common that follows the function ({chance})"
     if (missing := home.update_cosine - back.update_cosine) > 0:

@@ -38,7 +38,7 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="A recipe (YAML).")],
     seed: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
     model: Annotated[str | None, typer.Option(help="In place of the recipe's.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder that holds run folders.")] = Path(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the run folders.")] = Path(
         "runs-out"
     ),
     threads: Annotated[int | None, typer.Option(min=1, help="All cores by default.")] = None,
@@ -74,12 +74,12 @@ def run(
 
 @runs.command(name="list")
 def list_(
-    out: Annotated[Path, typer.Argument(help="The folder that holds run folders.")] = Path("runs-out"),
+    out: Annotated[Path, typer.Argument(help="The folder of the run folders.")] = Path("runs-out"),
     table: TableOption = None,
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
-    """One line a run: what it trained, how far it came, reward or loss. Damaged folders are said to be so."""
+    """One line for each run: what it trained, its steps, reward or loss. Damaged folders are marked."""
     from scramble.runs.records.records import list_runs
 
     emit(list_runs(out), {"out": str(out)}, format, table)
@@ -108,19 +108,19 @@ def compare(
         Path | None,
         typer.Option(help="Write a page, its figures and tables into this folder.", callback=_made),
     ] = None,
-    title: Annotated[str, typer.Option(help="Of the page.")] = "comparison",
-    rank: Annotated[int, typer.Option(min=1, help="Of the subspaces whose angles are measured.")] = 512,
-    principal_rank: Annotated[int, typer.Option(min=1, help="Of the principal mask.")] = 64,
-    alpha: Annotated[float, typer.Option(help="Share of a matrix that the principal mask takes.")] = 0.5,
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "comparison",
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the subspaces whose angles are measured.")] = 512,
+    principal_rank: Annotated[int, typer.Option(min=1, help="Rank of the principal mask.")] = 64,
+    alpha: Annotated[float, typer.Option(help="Fraction of a matrix that the principal mask takes.")] = 0.5,
     table: TableOption = None,
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
-    """Runs beside each other: reward, KL, length and sparsity of the update, spectra, principal weights."""
+    """Compare runs: reward, KL, norm and sparsity of the update, spectra, principal weights."""
     from scramble.runs.comparison.compare import compare as carry_out
 
     if not 0 < alpha < 1:
-        raise SelectionError(f"--alpha {alpha:g}: a share of the weights lies above 0 and below 1")
+        raise SelectionError(f"--alpha {alpha:g}: a fraction of the weights must be above 0 and below 1")
     with counter("decomposing matrices", not quiet) as bar:
         found = carry_out(run, rank, principal_rank, alpha, bar)
     meta = caution({"toolchains": found.toolchains}, format, quiet)

@@ -19,11 +19,11 @@ problem | | why the run failed, or what is damaged
 """)
 _LEARNED = columns("""
 reward_first | | mean reward of the first step that sampled (compare: of the first quarter)
-reward_last | | of the last (compare: of the last quarter)
+reward_last | | mean reward of the last step that sampled (compare: of the last quarter)
 score_first | fraction | mean score of the samples, penalties left out: first quarter of the steps that sampled
-score_last | fraction | last quarter
+score_last | fraction | the same of the last quarter
 loss_first | | loss of the first step (compare: first quarter), where nothing is sampled
-loss_last | | of the last
+loss_last | | loss of the last step (compare: last quarter)
 pass@{k}_before | fraction | pass@k on held-out prompts before training | Chen et al. 2021
 pass@{k}_after | fraction | pass@k on held-out prompts after the last step
 seconds | s | that the training took
@@ -34,16 +34,16 @@ end_hash | | SHA-256 of the last checkpoint
 _COMPARED = columns("""
 name | | the recipe's name, with the seed or the folder where that is not enough
 optimizer | | adamw, sgd or muon
-learning_rate | | of the optimizer
-mask | | kind of the mask, where one is trained under
+learning_rate | | learning rate of the optimizer
+mask | | kind of the mask, where only the weights of a mask are trained
 adapter | | kind of the adapter, where one is trained
-start | | first digits of the hash of what the run began from
+start | | first digits of the hash of the start
 collapsed | steps | step at which training collapsed
 held_out | | first digits of the hash of the held-out prompts
 kl_to_start | nats a token | KL(start || policy) on sampled completions after the last step
 end | | dtype of the last checkpoint: fp32 or bf16
 update_norm | | Frobenius norm of the update of all weights, tied ones once
-sparsity | fraction | weights whose stored bf16 bits stayed, over all weights | paper 2.1
+sparsity | fraction | weights whose stored bf16 bits did not change, over all weights; 1 - density | paper 2.1
 sparsity_matrices | fraction | the same among the matrices that spectra measures
 nss | fraction | normalised shift of the singular values of these matrices | paper 4.1
 angle_max | degrees | largest principal angle of these matrices, on either side

@@ -60,17 +60,17 @@ _PAIR = columns("""
 run_a | | END of the first run
 run_b | | END of the second run
 same_seed | | whether the runs have one seed, and so saw the same prompts; empty where a seed is not known
-frame | | raw: as stored; aligned: scrambles undone first; placebo-N: undone by a wrong element
+frame | | raw: as stored; aligned: scrambles undone before comparing; placebo-N: undone by a wrong element
 n | weights | weights that the row sums over
 """)
 _OVERLAP = columns("""
 density_a | fraction | weights that the first run changed, over n | paper 2.1
 density_b | fraction | weights that the second run changed, over n | paper 2.1
 jaccard | fraction | weights that both runs changed, over those that any changed | paper 2.2
-overlap_a | fraction | weights that both changed, over those that the first changed | paper 4.2
-overlap_b | fraction | weights that both changed, over those that the second changed | paper 4.2
+overlap_a | fraction | weights that both runs changed, over those that the first changed | paper 4.2
+overlap_b | fraction | weights that both runs changed, over those that the second changed | paper 4.2
 chance | fraction | Jaccard expected if each run's changes were spread evenly over each tensor
-rounding_only | fraction | Jaccard expected if updates were blind to the weight and bf16 storage let through what exceeds its threshold; needs float32 ends
+rounding_only | fraction | Jaccard expected if each weight drew an update of the run's own sizes, whatever the weight, and bf16 storage kept those above its rounding threshold; needs float32 ends
 magnitude_matched | fraction | Jaccard expected if each run kept its own change rate for every magnitude key
 row_column_matched | fraction | Jaccard expected from change rates by magnitude, row and column
 jaccard_above_chance | fraction | (jaccard - chance) / (1 - chance)
@@ -105,8 +105,8 @@ jaccard_high | fraction | upper end of the same interval
 """)
 _CHANGES = columns("""
 n | weights | weights that the row sums over
-changed | weights | weights whose stored bf16 bits differ (or, with eta, that moved by more) | paper 2.1
-sparsity | fraction | weights whose stored bf16 bits stayed, over n | paper 2.1
+changed | weights | weights whose stored bf16 bits differ (with --eta: that moved by more than this fraction of their size) | paper 2.1
+sparsity | fraction | weights whose stored bf16 bits did not change, over n; 1 - density | paper 2.1
 relative_update_norm | fraction | Frobenius norm of the update over that of the start
 non_finite | weights | values of either end that are infinite or NaN
 """)
@@ -118,14 +118,14 @@ angle_left_max | degrees | largest principal angle between the left singular sub
 angle_left_mean | degrees | mean over all principal angles on the left
 angle_right_max | degrees | largest principal angle between the right singular subspaces | paper 4.1
 angle_right_mean | degrees | mean over all principal angles on the right
-angle_resolution | degrees | angle that float64 arithmetic resolves, from the gap behind the subspace
+angle_resolution | degrees | smallest angle that float64 arithmetic resolves, from the gap behind the subspace
 wedin_bound | degrees | the tightest of Wedin's bounds on the angles; empty without a gap | Wedin 1972
 update_spectral_norm | | largest spectral norm of an update
 weyl | fraction | largest shift of a singular value over its bound | Weyl
 hoffman_wielandt | fraction | norm of all shifts over its bound | Hoffman and Wielandt 1953
 ky_fan | fraction | shift of the Ky Fan norm over its bound | Ky Fan
 wedin | fraction | largest angle's sine over its bound | Wedin 1972
-wedin_checked | matrices | matrices with a gap, where Wedin's theorem says something
+wedin_checked | matrices | matrices with a positive gap, for which Wedin's theorem holds
 """)
 _PRINCIPAL = columns("""
 mask | | principal, low_magnitude, safe, complement, principal_not_low or random | paper 4.2 and 4.3
@@ -146,19 +146,19 @@ runs | runs | runs that are compared
 n | weights | weights that the row sums over
 changed_by | runs | number of runs
 share | fraction | weights that exactly so many runs changed, over n | paper 2.2
-chance | fraction | the same, were runs independent with their densities
-magnitude_matched | fraction | the same, were runs independent with their change rates by magnitude
+chance | fraction | the same, expected of independent runs, each with its density in the tensor
+magnitude_matched | fraction | the same, expected of independent runs, each with its change rates by magnitude
 """)
 _RATES = columns("""
 checkpoint | | END of the checkpoint
-side | | row or column: of which lines rates are compared
-baseline | | chance, or magnitude_matched: what expects the lines' changes
-lines | lines | rows or columns
+side | | row or column: the lines whose rates are compared
+baseline | | chance or magnitude_matched: what the expected changes of the lines follow from
+lines | lines | number of rows or columns
 rate | fraction | changed weights over weights
-score | | excess of the lines' rates over the baseline; 1 in the mean where lines differ by sampling alone
+score | | squared differences of changes and expected changes, summed over lines, over the sum of their variances under the baseline; 1 in the mean where lines differ by sampling alone
 null_sd | | standard deviation of score under the baseline
 z | | (score - 1) / null_sd
-p | probability | of a score as high under the baseline
+p | probability | that the score is at least as high under the baseline
 excess_sd | fraction | standard deviation of the lines' rates beyond the baseline
 """)
 _CORRELATE = columns("""
@@ -167,7 +167,7 @@ checkpoint_b | | END of the second checkpoint
 side | | row or column
 pearson | correlation | of the change rates of lines, (co)variances within matrices
 spearman | correlation | of their ranks within matrices
-pearson_above_magnitude_matched | correlation | of what the rates have above magnitude_matched
+pearson_above_magnitude_matched | correlation | of the change rates minus those expected by magnitude_matched
 """)
 _CURVATURE = columns("""
 curvature | | empirical_fisher, fisher (sampled labels) or hessian: the diagonal
@@ -180,9 +180,9 @@ rho_principal | correlation | Spearman's, of the diagonal's size and the princip
 rho_magnitude | correlation | Spearman's, of the diagonal's size and the weight's size
 rho_update | correlation | Spearman's, of the diagonal's size and the update's size
 rho_principal_given_magnitude | correlation | partial rank correlation with the principal score, given magnitude
-in_principal | fraction | of the summed size that lies in the principal mask
-in_low_magnitude | fraction | of the summed size that lies in the low-magnitude mask
-chance | fraction | what lies in such a mask if it is spread evenly
+in_principal | fraction | summed size of the diagonal in the principal mask, over the summed size of all entries
+in_low_magnitude | fraction | the same in the low-magnitude mask
+chance | fraction | the same in such a mask, if the sizes were spread evenly
 """)
 _GATES = columns("""
 run | | END of the run
@@ -191,15 +191,15 @@ matrices | matrices | matrices that the row is about
 n | weights | their weights
 update_norm | | Frobenius norm of the update
 spectral_norm | | largest spectral norm of an update
-hidden | fraction | moved weights whose bf16 bits stayed, over moved weights
+hidden | fraction | weights that moved and whose bf16 bits did not change, over weights that moved
 hidden_square | fraction | squared norm of what bf16 storage takes away, over that of the update
-kl | nats a token | KL(start || end) on the text | paper 4.1
+kl | nats a token | KL(start || end) on the text | paper 3.1
 kl_error | nats a token | its standard error over sequences
 kl_reverse | nats a token | KL(end || start)
 kl_reverse_error | nats a token | its standard error
 kl_norm | | sqrt(2 kl)
 fisher_norm | | sqrt(D^T F D), with the update D and the Fisher information F at the start
-fisher_over_kl_norm | | fisher_norm / kl_norm; 1 where the quadratic approximation holds
+fisher_over_kl_norm | | fisher_norm / kl_norm; 1 where the second-order approximation of KL holds
 rayleigh | | D^T F D / ||D||^2
 """)
 _TENSORS = columns("""
@@ -224,8 +224,8 @@ noise | fraction | the same with half an ULP of noise on the weights that differ
 _INSPECT = columns("""
 symmetry | | name of the symmetry
 axis | | the axes that it acts on
-layers | | layers that have it, or that lack it for this reason
-applies | | whether they have it
+layers | | layers that have the symmetry, or that lack it for this reason
+applies | | whether these layers have the symmetry
 group | | the group of one layer
 reason | | why it does not apply
 options | | options and their defaults

@@ -20,7 +20,7 @@ _PANELS: tuple[tuple[str, str, bool, tuple[str, ...]], ...] = (
     ("angle_mean", "mean principal angle, degrees", True, ()),
     (
         "principal",
-        "share of the update in principal weights",
+        "changed weights that are principal",
         False,
         ("principal_chance", "principal_magnitude_matched"),
     ),
@@ -42,7 +42,7 @@ def overview(runs: pd.DataFrame) -> Figure:
         ("nss", "NSS", True, []),
     ]
     shares = [(name, *_STYLES[name][1:]) for name in _STYLES]
-    panels.append(("principal", "update in principal weights", False, shares))
+    panels.append(("principal", "principal, of changed weights", False, shares))
     panels = [panel for panel in panels if runs.get(panel[0], pd.Series(dtype=float)).notna().any()]
     rows = range(len(runs))
     with matplotlib.rc_context(STYLE):

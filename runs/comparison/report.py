@@ -27,7 +27,7 @@ _PAIRS = [
     "magnitude_matched",
 ]
 _PAIRS += ["phi", "update_cosine", "sign_agreement"]
-_CLOSE = 1.05  # lengths of updates that are at most this factor apart count as matched
+_CLOSE = 1.05  # norms of updates that are at most this factor apart count as matched
 
 
 def write_report(found: Comparison, folder: Path, title: str) -> Path:
@@ -65,7 +65,7 @@ def write_report(found: Comparison, folder: Path, title: str) -> Path:
 
 
 def matched(runs: pd.DataFrame) -> list[str]:
-    """What several runs have in common and what they do not: start, task, steps, length of the update."""
+    """What several runs have in common and what they do not: start, task, steps, norm of the update."""
     if len(runs) < 2:
         return []
     starts, steps, norms = runs["start"].nunique(), runs["steps"], runs["update_norm"]
@@ -87,9 +87,7 @@ def matched(runs: pd.DataFrame) -> list[str]:
     span = f"||dW|| is {shortest:.4g}" + ("" if shortest == longest else f" to {longest:.4g}")
     close = _close(shortest, longest)
     near = [] if close else [pair for pair in pairs if _close(*(one["update_norm"] for one in pair))]
-    lines.append(
-        f"Lengths of the update are {'' if close else 'not '}matched within 5 %: {span}{_but(near)}."
-    )
+    lines.append(f"Norms of the update are {'' if close else 'not '}matched within 5 %: {span}{_but(near)}.")
     if runs["end"].nunique() > 1:
         lines.append("Some ends are float32 and some bf16, whose rounding changes ||dW||, NSS and angles.")
     return lines

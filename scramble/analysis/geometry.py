@@ -145,5 +145,5 @@ def _ends(run: Run) -> dict[str, object]:
 def _alphas(alpha: float | Sequence[float]) -> list[float]:
     alphas = [alpha] if isinstance(alpha, int | float) else sorted(set(alpha))
     if wrong := [one for one in alphas if not 0 < one < 1]:
-        raise SelectionError(f"alpha {wrong[0]:g}: a fraction of the weights lies above 0 and below 1")
+        raise SelectionError(f"alpha {wrong[0]:g}: a fraction of the weights must be above 0 and below 1")
     return alphas

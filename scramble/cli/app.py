@@ -67,9 +67,9 @@ def apply(
             help="NAME[:option=value,layers=20]; repeat to compose. Default: vo-rotation, head-permutation."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Names the draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
     out: OutOption = None,
-    verify: Annotated[bool, typer.Option(help="Show equivalence before the target appears.")] = True,
+    verify: Annotated[bool, typer.Option(help="Verify equivalence before the target appears.")] = True,
     hash: Annotated[
         str, typer.Option(help="What the manifest's hash of the source covers: touched or full.")
     ] = "touched",
@@ -136,12 +136,12 @@ def invert(
 def fold(
     model: Annotated[str, typer.Argument(help="A checkpoint folder, or a hub id org/name@revision.")],
     out: OutOption = None,
-    verify: Annotated[bool, typer.Option(help="Show equivalence before the target appears.")] = True,
+    verify: Annotated[bool, typer.Option(help="Verify equivalence before the target appears.")] = True,
     force: ForceOption = False,
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
-    """Move norm gains into the weights that read them: the base that residual-rotation needs."""
+    """Move norm weights into the weights that read them: the base that residual-rotation needs."""
     from scramble.checkpoints import target_of
 
     done = scramble.fold(model, out, check=verify, force=force, progress=not quiet).fold
@@ -208,7 +208,7 @@ def main() -> None:
             raise
         fail(str(error))
     except KeyboardInterrupt:
-        fail("interrupted; nothing half-written is left", 130)
+        fail("interrupted; no half-written file remains", 130)
     except BrokenPipeError:
         raise SystemExit(0) from None
     except Exception as error:

@@ -42,7 +42,7 @@ class Label(StrEnum):
 PromptsOption = Annotated[Path | None, typer.Option(help="A text file to run on; needed.")]
 LengthOption = Annotated[int, typer.Option(min=2, help="Tokens of a sequence of the prompts.")]
 SequencesOption = Annotated[int, typer.Option(min=1, help="How many sequences of the prompts at most.")]
-DtypeOption = Annotated[Dtype, typer.Option(help="Of the model that is run.")]
+DtypeOption = Annotated[Dtype, typer.Option(help="Dtype in which the model is run.")]
 DeviceOption = Annotated[
     str | None, typer.Option(help="Where the model runs, as cuda or cpu; a GPU if there is one.")
 ]
@@ -57,20 +57,21 @@ def curvature(
     run: RunArgument,
     prompts: PromptsOption = None,
     labels: Annotated[
-        Label, typer.Option(help="Fisher: the text's own tokens (empirical), or tokens the model draws.")
+        Label, typer.Option(help="Labels of the Fisher diagonal: tokens of the text, or drawn by the model.")
     ] = Label.text,
     probes: Annotated[
-        int, typer.Option(min=0, help="Of the Hessian's diagonal (Hutchinson); 0 leaves it out.")
+        int, typer.Option(min=0, help="Probes of the Hessian's diagonal (Hutchinson); 0: no Hessian.")
     ] = 8,
     block_layers: Annotated[
         str | None, typer.Option(help="Top eigenvalues of the Hessian within each of these layers.")
     ] = None,
-    eigenvalues: Annotated[int, typer.Option(min=1, help="How many of each block.")] = 3,
+    eigenvalues: Annotated[int, typer.Option(min=1, help="Number of eigenvalues for each layer.")] = 3,
     rank: Annotated[
-        int, typer.Option(min=1, help="Of the reconstruction; at most half the smaller side of each matrix.")
+        int,
+        typer.Option(min=1, help="Rank of the reconstruction; at most half the smaller side of each matrix."),
     ] = 64,
-    alpha: Annotated[float, typer.Option(help="Share of a matrix that a mask takes, in (0, 1).")] = 0.5,
-    seed: Annotated[int, typer.Option(help="Names the draws of probes and labels.")] = 0,
+    alpha: Annotated[float, typer.Option(help="Fraction of a matrix that a mask takes, in (0, 1).")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Seed of the probes and the sampled labels.")] = 0,
     by: ByOption = "model,module",
     layers: LayersOption = None,
     modules: ModulesOption = None,
@@ -84,7 +85,7 @@ def curvature(
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
-    """Curvature of the loss at START beside principal weights, magnitude and a run's update."""
+    """Curvature of the loss at START, and its correlation with principal weights, magnitude and update."""
     found = scramble.curvature(
         run,
         prompts=prompts,
@@ -127,7 +128,7 @@ def gates(
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
-    """How far a run moved its predictions (KL) and weights, its Fisher norm, and what bf16 storage hides."""
+    """KL from the start, norms of the update, its Fisher norm, and the fraction that bf16 storage hides."""
     found = scramble.gates(
         runs,
         prompts=prompts,

@@ -33,7 +33,7 @@ def commands(app: typer.Typer) -> None:
 def spectra(
     run: RunArgument,
     rank: Annotated[
-        int, typer.Option(min=1, help="Of the subspaces; at most half the smaller side of each matrix.")
+        int, typer.Option(min=1, help="Rank of the subspaces; at most half the smaller side of each matrix.")
     ] = 512,
     by: ByOption = "model,module,layer",
     layers: LayersOption = None,
@@ -47,7 +47,7 @@ def spectra(
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
-    """How far a run turned singular subspaces (degrees) and moved singular values (NSS), bounds checked."""
+    """How far a run rotated singular subspaces and shifted singular values (NSS), with bounds checked."""
     found = scramble.spectra(
         run,
         rank=rank,
@@ -65,15 +65,16 @@ def spectra(
 def principal(
     run: RunArgument,
     rank: Annotated[
-        int, typer.Option(min=1, help="Of the reconstruction; at most half the smaller side of each matrix.")
+        int,
+        typer.Option(min=1, help="Rank of the reconstruction; at most half the smaller side of each matrix."),
     ] = 64,
     alpha: Annotated[
-        float, typer.Option(help="Share of a matrix that a mask takes, above 0 and below 1.")
+        float, typer.Option(help="Fraction of a matrix that a mask takes, above 0 and below 1.")
     ] = 0.5,
     sweep: Annotated[
         str | None, typer.Option(help="Several alphas, comma-separated, as 0.05,0.3,0.5; instead of --alpha.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Names the draw of the random mask.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random mask.")] = 0,
     by: ByOption = "model,module",
     layers: LayersOption = None,
     modules: ModulesOption = None,

@@ -48,7 +48,7 @@ def consensus(
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
-    """How many of the runs changed each weight, beside what chance and magnitude alone give."""
+    """How many of the runs changed each weight, with what chance and magnitude predict."""
     found = scramble.consensus(
         runs,
         by=by,

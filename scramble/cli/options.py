@@ -67,7 +67,8 @@ EmbeddingsOption = Annotated[
 EtaOption = Annotated[
     float,
     typer.Option(
-        min=0.0, help="Count as changed what moved by more than this fraction of its size; 0: other bits."
+        min=0.0,
+        help="A weight is changed if it moved by more than this fraction of its size; 0: if bits differ.",
     ),
 ]
 BaseOption = Annotated[

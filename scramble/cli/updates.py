@@ -57,7 +57,7 @@ def diff(
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
-    """Which weights a run changed: sparsity of its bf16 update by tensor, module and layer."""
+    """Which weights a run changed: sparsity, the fraction of stored bf16 weights that did not change."""
     found = scramble.diff(run, by=by, layers=layers, modules=modules, eta=eta, plot=plot, progress=not quiet)
     show(found, format, table)
 
@@ -70,19 +70,19 @@ def overlap(
     frame: Annotated[
         str,
         typer.Option(
-            help="raw, aligned (scrambles undone before comparing), or both. After a rotation any update's "
-            "overlap returns: compare with rounding_only of that frame, and with placebos."
+            help="raw, aligned (scrambles undone before comparing), or both. After a rotation the "
+            "aligned overlap rises for any update: compare with rounding_only there, and with placebos."
         ),
     ] = "both",
     base: BaseOption = None,
     placebos: Annotated[
-        int, typer.Option(min=0, help="So many wrong alignments beside the true one, as frames of their own.")
+        int, typer.Option(min=0, help="Number of wrong alignments (placebos), each a frame of its own.")
     ] = 0,
     row_column: Annotated[
         bool, typer.Option(help="Fit change rates by row and column too: a second, slower pass.")
     ] = False,
     decompose: Annotated[
-        bool, typer.Option(help="What the overlap above chance is made of (with --row-column).")
+        bool, typer.Option(help="Divide the overlap above chance into parts (with --row-column).")
     ] = False,
     mean: Annotated[
         bool, typer.Option("--mean", help="Means over all pairs in place of every pair.")
@@ -93,7 +93,7 @@ def overlap(
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
-    """How far the updates of runs overlap, pair by pair, beside what chance and magnitude alone give."""
+    """Overlap of the updates of runs, pair by pair, with the overlap that baselines predict."""
     found = scramble.overlap(
         runs,
         by=by,

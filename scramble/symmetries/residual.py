@@ -45,7 +45,7 @@ class ResidualRotation(Symmetry):
     equal_gains: ClassVar[str] = "hidden"
     forbidding: ClassVar[Mapping[str, str]] = {
         "layer_norm": "it subtracts the mean over channels, which commutes with no rotation of them",
-        "post_norm": "its gains sit before the residual sum, where no weight can take them up",
+        "post_norm": "its weights act before the residual sum, where no weight can absorb them",
     }
 
     def trivial(self, architecture: Architecture, layer: int | None) -> str | None:

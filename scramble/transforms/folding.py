@@ -29,7 +29,7 @@ def folded(checkpoint: Checkpoint) -> dict[str, Callable[[], Array]]:
         if constraint.axis == "hidden" and constraint.kind in ("layer_norm", "post_norm"):
             why = {
                 "layer_norm": "their mean and bias do not fold into the weights that read them",
-                "post_norm": "their gains sit before the residual sum, where no weight can take them up",
+                "post_norm": "their weights act before the residual sum, where no weight can absorb them",
             }[constraint.kind]
             raise SymmetryError(f"{family.name}: {constraint.note}, and {why}")
     neutral = 0.0 if family.offset else 1.0
@@ -41,7 +41,7 @@ def folded(checkpoint: Checkpoint) -> dict[str, Callable[[], Array]]:
         if slot.mtp is None and slot.local in family.folds and name in checkpoint.tensors
     }
     if all((_values(checkpoint, name) == neutral).all() for name in gains):
-        raise SymmetryError(f"{checkpoint.folder}: its norms have no gains, it is folded already")
+        raise SymmetryError(f"{checkpoint.folder}: its norms have no weights, it is folded already")
     for norm, slot in gains.items():
         found[norm] = partial(np.full, checkpoint.tensors[norm].shape, neutral)
         for name in _readers(checkpoint, norm, slot.layer, family.folds[slot.local]):

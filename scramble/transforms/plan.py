@@ -186,7 +186,9 @@ def _refuse_what_is_no_symmetry(checkpoint: Checkpoint, name: str, action: Actio
     """Of this very tensor: a rotation of uneven gains, or a trade with a tensor of another dtype."""
     entry, other = checkpoint.tensors[name], checkpoint.tensors[action.source]
     if (entry.dtype, entry.shape) != (other.dtype, other.shape):
-        raise CheckpointError(f"'{name}' is {entry.dtype}, but would trade places with {other.dtype}")
+        raise CheckpointError(
+            f"'{name}' is {entry.dtype}, but would be permuted with a tensor of {other.dtype}"
+        )
     for element in action.elements:
         gains = isinstance(element, Rotation) and element.axis in action.layout.gains
         if gains and (reason := _uneven(checkpoint, name, element.axis)):

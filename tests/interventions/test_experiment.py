@@ -62,7 +62,7 @@ def test_mixed_toolchains_are_named_and_change_no_value(done: Path, command: Com
     page = done / "out" / "tiny" / "report.html"
     alike = {name: command("experiment", name, *ask, "--format", "json") for name in ("contrast", "report")}
     assert all("toolchains" not in one.err + str(one.json["meta"]) for one in alike.values())
-    assert "not made alike" not in page.read_text()
+    assert "made in different ways" not in page.read_text()
     (path,) = done.glob("out/*scrambled-seed2-*/run.json")
     before = path.read_text()
     record = json.loads(before)
@@ -76,7 +76,7 @@ def test_mixed_toolchains_are_named_and_change_no_value(done: Path, command: Com
             assert f"toolchains: {said}\n" in found.err
             assert found.json["rows"] == earlier.json["rows"]
             assert said in " ".join(command("experiment", name, *ask).out.split())
-        assert f"not made alike: {said}." in page.read_text()
+        assert f"made in different ways: {said}." in page.read_text()
     finally:
         path.write_text(before)
 

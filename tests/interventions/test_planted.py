@@ -116,7 +116,7 @@ def test_noise_in_place_of_updates_leads_to_no_conclusion(starts: dict[str, Path
         # The overlap returns in the aligned frame, which once was called relabelling; nothing is there.
         assert aligned["jaccard"] > 0.85 * home["jaccard"]
         assert aligned["jaccard"] <= aligned["placebo_jaccard_most"]
-        assert "this return says nothing" in text
+        assert "this rise says nothing" in text
         assert "what these updates follow is not seen here" in text
         assert "geometry" not in text
 

@@ -60,7 +60,7 @@ def test_a_return_that_wrong_alignments_bring_back_too_says_nothing() -> None:
         "it is 0.430, rounding alone gives 0.430 and 19 wrong elements of the group 0.420 (0.400 to 0.440)"
         in found
     )
-    assert "this return says nothing" in found
+    assert "this rise says nothing" in found
 
 
 def test_an_overlap_above_all_wrong_alignments_is_named_by_its_excess() -> None:

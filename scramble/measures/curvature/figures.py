@@ -99,7 +99,7 @@ def _hidden(ax: Any, moduled: pd.DataFrame) -> None:
         ax.plot(at, rows["hidden_square"], **look, ms=5, mfc="none", label=f"run {run}, of the squared norm")
     ax.set_xticks(range(len(modules)), modules, rotation=30, ha="right")
     ax.set_ylim(-0.02, max(1.02, 1.05 * known["hidden_square"].max() if count else 0))
-    ax.set_title("share of the update that bf16 hides", fontsize=9, loc="left")
+    ax.set_title("fraction of the update that bf16 hides", fontsize=9, loc="left")
     if not count:
         ax.text(0.5, 0.5, "bf16 ends: not known", transform=ax.transAxes, ha="center")
     elif count <= 4:

@@ -68,7 +68,7 @@ def principal_figure(counts: pd.DataFrame) -> Figure:
             axes[0][column].set_title(title, fontsize=9, loc="left")
             axes[1][column].set_xticks(range(len(modules)), modules, rotation=30, ha="right")
         for ax in (axes[0][0], axes[1][0]):
-            ax.set_ylabel("share of the update in the mask")
+            ax.set_ylabel("fraction of changed weights in the mask")
             ax.set_ylim(-0.02, 1.02)
         for style, label in (("--", "chance"), (":", "change rate by magnitude")):
             axes[0][0].plot([], [], color="0.2", ls=style, lw=1.2, label=label)

@@ -128,7 +128,7 @@ def rates_figure(profiles: Sequence[Profile], heads: Mapping[tuple[str, Side], S
                 ax.set_title(f"{_title(where, places)}, by {side}", fontsize=9, loc="left")
                 ax.set_xlim(0, len(here[0].rate) - 1)
             axes[0].set_ylim(bottom=0)
-            axes[0].set_ylabel("share changed")
+            axes[0].set_ylabel("fraction changed")
         for ax, side in zip(grid[-1], SIDES, strict=True):
             ax.set_xlabel(side)
         lines = [Line2D([], [], color=colours[at], lw=1.2) for at in range(len(names))]

@@ -19,7 +19,7 @@ _PARTS = ("rounding", "magnitude", "row_column", "coordinate")
 
 
 def diff_figure(counts: pd.DataFrame) -> Figure:
-    """Share of weights that changed, by layer for each module, and by module (table 1 gives the model's)."""
+    """Fraction of weights that changed, by layer for each module, and by module."""
     counts = _named(counts)
     layered = diff(counts, ["layer-module"]).dropna(subset=["layer"])
     moduled = diff(counts, ["module"])
@@ -31,7 +31,7 @@ def diff_figure(counts: pd.DataFrame) -> Figure:
             line = layered[layered["module"] == module].sort_values("layer")
             if len(line):
                 _line(left, line["layer"], 1 - line["sparsity"], number, module)
-        left.set(xlabel="layer", ylabel="share of the weights that changed", ylim=(0, None))
+        left.set(xlabel="layer", ylabel="fraction of the weights that changed", ylim=(0, None))
         left.xaxis.set_major_locator(whole_numbers())
         right.bar(range(len(modules)), 1 - moduled.set_index("module")["sparsity"][modules], color=COLOURS[0])
         right.set_xticks(range(len(modules)), modules, rotation=30, ha="right")

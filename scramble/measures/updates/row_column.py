@@ -100,7 +100,9 @@ def fit_row_column(mask: Mask, key: Key) -> RowColumnFit:
         mask, key, place, counts, seen, row_sums, column_sums, effects, rows, columns
     )
     if not left < TOLERANCE:
-        raise NoConvergenceError(f"the row and column fit of a {mask.shape} matrix stands at {left:.1e}")
+        raise NoConvergenceError(
+            f"the row and column fit of a {mask.shape} matrix did not converge (residual {left:.1e})"
+        )
     keys[used], key_information[used] = effects, found
     return RowColumnFit(keys, rows, columns, key_information, by_row, by_column)
 

@@ -188,7 +188,7 @@ def test_what_cannot_be_compared_is_one_line(
     for arguments, message in (
         ((first,), "no last checkpoint"),
         ((first, "--report", tmp_path / "file"), "cannot be a folder for a report"),
-        ((first, "--alpha", 1), "a share of the weights lies above 0 and below 1"),
+        ((first, "--alpha", 1), "a fraction of the weights must be above 0 and below 1"),
     ):
         found = command("runs", "compare", *arguments)
         assert (found.code, found.out, found.err.count("\n")) == (2, "", 1)
@@ -207,7 +207,7 @@ def test_mixed_toolchains_are_named_and_change_no_value(
     alike = command(*ask, "--format", "json")
     assert "toolchains" not in alike.json["meta"]
     assert "toolchains" not in alike.err
-    assert "not made alike" not in page.read_text()
+    assert "made in different ways" not in page.read_text()
     record = json.loads((paths[1] / "run.json").read_text())
     mine = record["versions"]["torch"]
     record["versions"]["torch"] = "0.1"
@@ -216,7 +216,7 @@ def test_mixed_toolchains_are_named_and_change_no_value(
     said = f"torch {mine} in {alike.json['rows'][0]['name']}, 0.1 in {alike.json['rows'][1]['name']}"
     assert mixed.json["meta"]["toolchains"] == said
     assert f"toolchains: {said}\n" in mixed.err
-    assert f"not made alike: {said}." in page.read_text()
+    assert f"made in different ways: {said}." in page.read_text()
     assert mixed.json["rows"] == alike.json["rows"]
     assert said in " ".join(command(*ask).out.split())
 
