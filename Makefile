@@ -7,12 +7,13 @@ VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
 BROWSER ?= /usr/bin/chromium
 
-.PHONY: help demo smoke test test-slow test-vllm check types format clean
+.PHONY: help demo smoke test test-train test-slow test-vllm check types format clean
 
 help:
 	@echo "make demo       the whole experiment on a real model, about 11 minutes on two cores"
 	@echo "make smoke      the same road in 2 to 4 minutes; checks the plumbing only"
-	@echo "make test       the tests"
+	@echo "make test       the tests that train nothing, at most 3 minutes on two cores"
+	@echo "make test-train the tests that train tiny models, and the long sweeps, about 10 minutes on two cores"
 	@echo "make test-slow  the demo with its figures checked, and the report in headless Chromium"
 	@echo "make test-vllm  scrambled checkpoints and rollouts in vLLM on the CPU, about 7 minutes with its set-up"
 	@echo "make check      format, lint, types"
@@ -35,6 +36,10 @@ smoke: $(READY)
 test: $(READY)
 	@echo "== tests"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+test-train: $(READY)
+	@echo "== the tests that train, and the long sweeps"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m train
 
 test-slow: $(READY)
 	@echo "== the report in Chromium"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, settings
 from transformers.utils import logging
 
 from tests.models import Tiny
+from tests.training import MARKS, REFUSAL, Guard
 
 settings.register_profile(
     "scramble",
@@ -30,6 +31,24 @@ settings.register_profile(
 settings.load_profile("scramble")
 torch.set_num_threads(1)
 logging.disable_progress_bar()
+GUARD = Guard()
+GUARD.install()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test may train if it has a mark that says so; before the fixtures of its module are made."""
+    GUARD.allowed, GUARD.tried = any(map(item.get_closest_marker, MARKS)), False
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """A test that trained without the mark fails, whatever it made of the refusal."""
+    report = yield
+    if GUARD.tried and report.when == "call" and report.passed:
+        report.outcome, report.longrepr = "failed", REFUSAL
+    return report
 
 
 @dataclass(frozen=True)

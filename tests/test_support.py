@@ -7,6 +7,8 @@ import pytest
 from tests import support
 from tests.models import FAMILIES
 
+pytestmark = pytest.mark.train
+
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_row_of_the_table_is_what_is_measured(family: str) -> None:

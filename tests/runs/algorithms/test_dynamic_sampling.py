@@ -56,6 +56,7 @@ def dapo(content: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     return train
 
 
+@pytest.mark.train
 def test_groups_without_spread_are_sampled_again(dapo: Any, tmp_path: Path) -> None:
     metrics, batches = dapo(tmp_path, {"1"}, resamples=10)
     assert sum(row["resampled_groups"] for row in metrics) > 0
@@ -65,6 +66,7 @@ def test_groups_without_spread_are_sampled_again(dapo: Any, tmp_path: Path) -> N
     assert all("1" not in answers for answers in batches)
 
 
+@pytest.mark.train
 def test_resampling_is_seeded(dapo: Any, tmp_path: Path) -> None:
     one, again, other = (
         [row["prompts"] for row in dapo(tmp_path / out, {"1"}, 10, seed)[0]]
@@ -73,6 +75,7 @@ def test_resampling_is_seeded(dapo: Any, tmp_path: Path) -> None:
     assert one == again != other
 
 
+@pytest.mark.train
 def test_the_limit_is_kept_and_what_is_left_is_recorded(dapo: Any, tmp_path: Path) -> None:
     metrics, _ = dapo(tmp_path / "rounds", {"0", "1", "2"}, resamples=2, **MANY)
     assert all(row["score"] < 0.5 or row["groups_without_spread"] == 0 for row in metrics)
@@ -84,6 +87,7 @@ def test_the_limit_is_kept_and_what_is_left_is_recorded(dapo: Any, tmp_path: Pat
     assert all("resampled_groups" not in row for row in metrics)
 
 
+@pytest.mark.train
 def test_the_penalty_reaches_the_reward(content: dict[str, Any], tmp_path: Path) -> None:
     """A buffer as long as a completion may be: the penalty is its length over the buffer."""
     penalty = {"overlong_buffer": 6, "overlong_factor": 0.5}
@@ -134,6 +138,7 @@ def test_advantages_are_normalised_over_the_batch(rewards: list[list[float]], ba
         assert abs(found.std() - 1) < 1e-5
 
 
+@pytest.mark.train
 def test_reinforce_trains_on_these_advantages(
     content: dict[str, Any], monkeypatch: Any, tmp_path: Path
 ) -> None:

@@ -117,6 +117,7 @@ def test_versions_that_serve(distribution: str, found: str, monkeypatch: pytest.
     assert engine.versions() == {"vllm": found}
 
 
+@pytest.mark.train
 def test_the_default_back_end_needs_no_vllm(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -51,6 +51,7 @@ def no_memory_on_the_cpu(count: int) -> list[float]:
         (no_memory_on_the_cpu, "out of memory: lower algorithm.micro_batch"),
     ],
 )
+@pytest.mark.train
 def test_a_bad_reward_fails_the_run_in_one_line(
     give: Any, message: str, content: dict[str, Any], monkeypatch: Any, tmp_path: Path
 ) -> None:
@@ -62,6 +63,7 @@ def test_a_bad_reward_fails_the_run_in_one_line(
     assert_failed(tmp_path, message)
 
 
+@pytest.mark.train
 def test_a_loss_that_is_not_finite_fails_the_run(content: dict[str, Any], tmp_path: Path) -> None:
     wild = {"name": "sgd", "learning_rate": 1e30}
     recipe = Recipe.model_validate(content | {"algorithm": {"name": "sft", "batch": 8}, "optimizer": wild})
@@ -146,6 +148,7 @@ def test_what_the_data_or_the_start_show_fails_the_run_in_one_line(
     assert_failed(Path("out"), message)
 
 
+@pytest.mark.train
 def test_a_run_that_failed_before_it_began_begins_when_called_again(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +165,7 @@ def test_a_run_that_failed_before_it_began_begins_when_called_again(
     assert (row["status"], row["problem"], row["step"]) == ("finished", None, 2)
 
 
+@pytest.mark.train
 def test_the_command_shows_the_loss_where_there_is_no_reward(
     content: dict[str, Any], tmp_path: Path, command: Command
 ) -> None:

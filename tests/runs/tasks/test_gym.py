@@ -138,6 +138,7 @@ def test_what_a_text_does_stays_with_it(tmp_path: Path) -> None:
     assert time.monotonic() - began < 240
 
 
+@pytest.mark.train
 def test_the_check_that_is_in_force_is_recorded(content: dict[str, Any], tmp_path: Path) -> None:
     assert gym("chain_sum").facts() == {"scorer": "the data set's own, full mark"}
     assert gym("basic_arithmetic").facts() == {"scorer": "exact match"}

@@ -103,6 +103,7 @@ KINDS = ("zeroed", "scaled", "negated", "swapped", "noise", "entry")
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=2)
 @given(st.data())
+@pytest.mark.train
 def test_damage_to_any_one_tensor_is_never_equivalent(family: str, data: st.DataObject) -> None:
     tiny = Tiny(
         family,
@@ -266,6 +267,7 @@ def without_manifest(base: Path, target: Path, *symmetries: str, layers: str | N
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=2)
 @given(st.data())
+@pytest.mark.train
 def test_scrambles_without_a_manifest_stay_equivalent(family: str, data: st.DataObject) -> None:
     """The check is not simply undecided: whatever acts on a family, its difference is seen and is sound."""
     tiny = Tiny(

@@ -157,6 +157,7 @@ def spectra(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=12)
 @given(st.data())
+@pytest.mark.train
 def test_a_scramble_keeps_the_function_and_the_invariants(family: str, data: st.DataObject) -> None:
     tiny, chosen = data.draw(tinies((family,))), data.draw(symmetry_choices)
     layers = sorted(data.draw(st.sets(st.integers(0, tiny.layers - 1), min_size=1)))
@@ -194,6 +195,7 @@ def test_a_scramble_keeps_the_function_and_the_invariants(family: str, data: st.
 
 
 @given(tinies(), symmetry_choices, st.sampled_from([torch.float64, torch.bfloat16]))
+@pytest.mark.train
 def test_invert_undoes_apply(tiny: Tiny, chosen: tuple[str, ...], dtype: torch.dtype) -> None:
     with TemporaryDirectory() as scratch:
         root = Path(scratch)
@@ -212,6 +214,7 @@ def test_invert_undoes_apply(tiny: Tiny, chosen: tuple[str, ...], dtype: torch.d
 
 
 @given(tinies())
+@pytest.mark.train
 def test_scrambles_stack_and_undo_in_reverse(tiny: Tiny) -> None:
     assume(not refusal(tiny, ("vo-rotation", "head-permutation"), ()))
     with TemporaryDirectory() as scratch:
@@ -226,6 +229,7 @@ def test_scrambles_stack_and_undo_in_reverse(tiny: Tiny) -> None:
 
 
 @given(tinies())
+@pytest.mark.train
 def test_a_subset_of_layers_draws_what_the_whole_draws(tiny: Tiny) -> None:
     assume(not refusal(tiny, ("vo-rotation", "head-permutation"), ()))
     with TemporaryDirectory() as scratch:
@@ -241,6 +245,7 @@ def test_a_subset_of_layers_draws_what_the_whole_draws(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("switched", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.train
 def test_a_table_that_lacks_any_one_tensor_is_refused(
     family: str, switched: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,7 @@ def _fused(one: torch.Tensor, order: np.ndarray, local: str) -> torch.Tensor:
 @pytest.mark.parametrize("family", MIXTURES)
 @settings(max_examples=4)
 @given(order=st.sampled_from(ORDERS), switched=st.booleans(), seed=st.integers(0, 99))
+@pytest.mark.train
 def test_tensors_move_as_a_slow_definition_says(
     family: str, order: tuple[str, ...], switched: bool, seed: int
 ) -> None:
@@ -171,6 +172,7 @@ def test_a_layer_without_experts_is_refused_and_so_is_nothing_to_permute(tmp_pat
 
 @pytest.mark.parametrize("order", ORDERS[2:], ids=["experts first", "neurons first"])
 @pytest.mark.parametrize("family", MIXTURES)
+@pytest.mark.train
 def test_an_update_that_is_moved_by_hand_comes_back_exactly(
     family: str, order: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -91,6 +91,7 @@ def other(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.train
 def test_every_other_setting_is_another_function(family: str, tmp_path: Path) -> None:
     base = open_checkpoint(tiny(family).save(tmp_path / "base", torch.bfloat16))
     settings = CONFIG_MAPPING[family].from_dict(copy.deepcopy(base.config)).to_dict()
@@ -114,6 +115,7 @@ def test_every_other_setting_is_another_function(family: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.train
 def test_settings_that_are_passed_over_do_not_change_the_logits(family: str, tmp_path: Path) -> None:
     base = tiny(family).save(tmp_path / "base")
     settings = CONFIG_MAPPING[family].from_dict(json.loads((base / "config.json").read_text())).to_dict()

@@ -79,6 +79,7 @@ def forward(
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=2)
 @given(st.data())
+@pytest.mark.train
 def test_variants_are_what_transformers_computes(family: str, data: st.DataObject) -> None:
     tiny = data.draw(tinies((family,)))
     rng = data.draw(st.randoms(use_true_random=False))

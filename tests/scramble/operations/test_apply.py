@@ -145,6 +145,7 @@ STEPS = ("copy", "overwrite", "write", "sync", "commit", "flush", "rename")
 
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("step", STEPS)
+@pytest.mark.train
 def test_killed_in_any_step_of_writing_it_leaves_no_half_model(
     step: str, force: bool, tmp_path: Path
 ) -> None:
@@ -186,6 +187,7 @@ apply(pathlib.Path({str(base)!r}), pathlib.Path({str(out)!r}), layers="0", check
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out"]
 
 
+@pytest.mark.train
 def test_killed_at_any_moment_it_leaves_no_model_and_the_next_call_succeeds(tmp_path: Path) -> None:
     base = Tiny("llama", 2, 2, 8, layers=3).save(tmp_path / "base", torch.bfloat16, shard="6KB")
     before = digest(base)

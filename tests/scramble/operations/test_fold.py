@@ -43,6 +43,7 @@ def test_every_family_is_in_one_of_the_lists() -> None:
     [(False, False, "1GB"), (False, True, "6KB"), (True, False, "6KB"), (True, True, "1GB")],
 )
 @pytest.mark.parametrize("family", FOLDABLE)
+@pytest.mark.train
 def test_folding_keeps_the_function_and_leaves_no_gains(
     family: str, switched: bool, tied: bool, shard: str, tmp_path: Path
 ) -> None:
@@ -92,6 +93,7 @@ def test_what_cannot_be_folded_is_refused_with_its_reason(
 
 
 @pytest.mark.parametrize("family", FOLDABLE)
+@pytest.mark.train
 def test_the_stream_of_a_folded_base_turns_and_comes_back(family: str, tmp_path: Path) -> None:
     tiny = model(family, switched=True, tied=True)
     hidden = tiny.config["hidden_size"]

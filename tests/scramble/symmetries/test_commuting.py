@@ -31,6 +31,7 @@ def scrambled(base: Path, out: Path, chosen: tuple[str, ...], seed: int) -> Path
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=2)
 @given(order=st.permutations(range(4)), seed=st.integers(0, 99))
+@pytest.mark.train
 def test_symmetries_of_different_axes_act_in_any_order(family: str, order: list[int], seed: int) -> None:
     tiny = Tiny(family, kv_heads=2, group=3, head_dim=8, layers=2, seed=seed)
     with TemporaryDirectory() as scratch:

@@ -25,6 +25,8 @@ from tests.scramble.measures.updates.simulated import (
     with_row_share,
 )
 
+pytestmark = pytest.mark.train
+
 
 def test_the_interval_holds_zero_where_runs_share_nothing_but_magnitudes() -> None:
     """2000 pairs at every density and from every distribution; benchmarks/coverage.py crosses them."""

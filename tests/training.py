@@ -1,0 +1,54 @@
+"""Only tests with a mark that `make test` leaves out may train: here, or in a child process."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+MARKS = ("train", "real_model", "vllm")
+# What a command line of this project holds that trains; `experiment` trains by lanes.
+TRAINING = ("scramble.runs.worker", "run", "experiment", "demo")
+REFUSAL = "this test trains: give it the mark `train`, which `make test` leaves out"
+
+
+class Guard:
+    """Fails a test without such a mark that trains, also where the code under test turns that into a result.
+
+    Attributes:
+        allowed: whether the test that is running may train.
+        tried: whether it trained nevertheless.
+    """
+
+    def __init__(self) -> None:
+        self.allowed, self.tried = True, False
+
+    def install(self) -> None:
+        """Watch transformers' trainer, of which every trainer of TRL and of this project is one, and children."""
+        from transformers import Trainer
+
+        train = Trainer.train
+
+        def watched(*arguments: Any, **named: Any) -> Any:
+            self.see()
+            return train(*arguments, **named)
+
+        Trainer.train = watched  # type: ignore[method-assign]
+        sys.addaudithook(self._hear)
+
+    def see(self) -> None:
+        """Something trains now."""
+        if not self.allowed:
+            self.tried = True
+            pytest.fail(REFUSAL)
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "subprocess.Popen" and trains(arguments[1]):
+            self.see()
+
+
+def trains(command: Any) -> bool:
+    """Whether a child process's command line is one of this project's that trains."""
+    words = [command] if isinstance(command, str | bytes) else list(map(str, command))
+    return str(sys.executable) in words[:1] and any(word in TRAINING for word in words)
