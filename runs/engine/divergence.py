@@ -10,12 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
-from transformers import GenerationConfig, PreTrainedModel, TrainerCallback
+from transformers import GenerationConfig, PreTrainedModel
 
+from scramble.runs.engine.update_norm import UpdateNorm
 from scramble.runs.recipe.kl import Kl
+from scramble.runs.trainers.callbacks import Callback
 
 
-class KlToStart(TrainerCallback):
+class KlToStart(Callback):
     """`KL(start || policy)`, in nats a token, on completions that the start sampled once at temperature 1.
 
     At each token of these, the divergence between the two distributions over the whole vocabulary, in float32
@@ -27,6 +29,8 @@ class KlToStart(TrainerCallback):
         prompts: tokens of each.
         sampling: of the completions.
     """
+
+    after = (UpdateNorm,)  # which may say that this step is the last
 
     def __init__(
         self, model: PreTrainedModel, prompts: list[list[int]], sampling: GenerationConfig, settings: Kl

@@ -15,7 +15,6 @@ from transformers import (
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TrainerCallback,
 )
 from transformers.utils import logging
 
@@ -28,12 +27,13 @@ from scramble.runs.recipe.recipe import Recipe
 from scramble.runs.records.folder import WritableRun
 from scramble.runs.tasks import Example, Message, VerifiableTask
 from scramble.runs.tasks.prompts import prompt_ids
+from scramble.runs.trainers.callbacks import Callback
 
 Shown = str | list[Message]
 Sample = Callable[[list[Shown]], Sequence[str | list[Message]]]  # completions of prompts
 
 
-class Evaluator(TrainerCallback):
+class Evaluator(Callback):
     """Evaluates before training, after it, and at the steps that the recipe asks for; writes `run.json`."""
 
     def __init__(

@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 
 from scramble.errors import RunError
 from scramble.files import whole_folder
+from scramble.runs.engine.divergence import KlToStart
+from scramble.runs.engine.evaluate import Evaluator
+from scramble.runs.engine.update_norm import UpdateNorm
 from scramble.runs.recipe.collapse import Watch, not_finite
 from scramble.runs.recipe.optimizers import trainable
 from scramble.runs.recipe.recipe import Recipe
 from scramble.runs.records.folder import WritableRun
+from scramble.runs.trainers.callbacks import Callback
 from scramble.transforms.card import BASE_CARD, CARD
 from scramble.transforms.rewrite import side_files
 
@@ -28,7 +32,7 @@ Weights = Callable[[], dict[str, torch.Tensor]]
 _DTYPES = {"dtype", "torch_dtype"}
 
 
-class Recorder(TrainerCallback):
+class Recorder(Callback):
     """One row a step in `metrics.jsonl`, and the checkpoints that the recipe names.
 
     A row holds what the trainer measures under TRL's names (`loss`, `grad_norm`, `entropy`, `kl`,
@@ -44,6 +48,10 @@ class Recorder(TrainerCallback):
     Attributes:
         collapsed: `step` and `why`, if training did.
     """
+
+    # The norm may say that this step is the last; this one does where weights are not finite, and the
+    # divergence is not measured for that; `tokens_per_second` leaves out the evaluation of the start.
+    after = (UpdateNorm, KlToStart, Evaluator)
 
     def __init__(
         self,

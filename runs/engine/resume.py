@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 from scramble.files import flush, whole_folder
 from scramble.runs.engine.tree import Tensors, pack, unpack
 from scramble.runs.records.folder import WritableRun
+from scramble.runs.trainers.callbacks import Callback
 
 # Counters of TRL's trainers and of ours that go on from step to step.
 _COUNTERS = ("_step", "_tokens", "_total_train_tokens")
@@ -35,11 +36,11 @@ class Keeps(Protocol):
     def restore(self, kept: dict[str, Any]) -> None: ...
 
 
-class Resume(TrainerCallback):
+class Resume(Callback):
     """Saves a run's state every `every` steps, and makes a trainer go on from it.
 
-    The last callback: in `on_log`, a step's row of metrics is written and nothing of the next step is drawn.
-    Where one batch of samples makes several updates, the state waits for the last of them.
+    In `on_log`, a step's row of metrics is written and nothing of the next step is drawn. Where one
+    batch of samples makes several updates, the state waits for the last of them.
 
     Args:
         model: its weights that are trained are kept, and those named in `also`.
@@ -47,6 +48,8 @@ class Resume(TrainerCallback):
         updates: steps for each time that is sampled.
         callbacks: what else has something to remember, by name.
     """
+
+    after = (TrainerCallback,)  # a state holds what all others remember of the step
 
     def __init__(
         self,

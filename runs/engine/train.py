@@ -40,6 +40,7 @@ from scramble.runs.engine.recorder import Progress, Recorder
 from scramble.runs.engine.resume import Keeps, Resume
 from scramble.runs.engine.sampling import recorded, sampling
 from scramble.runs.engine.update_norm import UpdateNorm
+from scramble.runs.trainers.callbacks import check_order, in_order
 from scramble.runs.trainers.sparse import Sparse
 
 
@@ -110,6 +111,7 @@ def train(
         {name: one for name, one in keepers.items() if one is not None},
         adapted.rewritten if adapted else frozenset(),
     )
+    callbacks = in_order([one for one in (norm, kl, evaluator, recorder, resume) if one])
     with (
         recipe.backend.session(),
         tempfile.TemporaryDirectory() as scratch,
@@ -124,12 +126,12 @@ def train(
                 arguments=arguments(recipe, scratch)
                 | recipe.backend.arguments(recipe.algorithm, rows, tokenizer),
                 optimizer=optimizer,
-                # The norm says which step is the last, and a state holds what all others remember.
-                callbacks=[one for one in (norm, kl, evaluator, recorder, resume) if one],
+                callbacks=callbacks,
                 rollouts=rollouts,
             )
         )
         trainer.remove_callback(PrinterCallback)
+        check_order(trainer, callbacks)
         if "training" in asked:
             trainer.generation_config = asked["training"]
         sampled: dict[str, Any] = {}

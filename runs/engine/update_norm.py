@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 
 from scramble.runs.recipe.optimizers import trainable
+from scramble.runs.trainers.callbacks import Callback
 
 
-class UpdateNorm(TrainerCallback):
+class UpdateNorm(Callback):
     """Stops training at the first step whose `||W - W0||_F` reaches a limit.
 
     The norm is over all trained weights together, tied ones once: differences, squares and sums in
