@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
 BROWSER ?= /usr/bin/chromium
 
-.PHONY: help demo smoke test test-train test-slow test-vllm check types format clean
+.PHONY: help demo smoke test test-train test-slow test-vllm check types docs format clean
 
 help:
 	@echo "make demo       the whole experiment on a real model, about 11 minutes on two cores"
@@ -17,12 +17,13 @@ help:
 	@echo "make test-slow  the demo with its figures checked, and the report in headless Chromium"
 	@echo "make test-vllm  scrambled checkpoints and rollouts in vLLM on the CPU, about 7 minutes with its set-up"
 	@echo "make check      format, lint, types"
+	@echo "make docs       the pages, into build/site"
 
 $(READY): pyproject.toml constraints.txt
 	@echo "== creating $(VENV) and installing scramble with the pinned set (2 to 3 GB, 2 to 4 minutes)"
 	@$(PYTHON) -c 'import sys; v = sys.version_info; assert (3, 11) <= v < (3, 14), f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}"'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[runs,track,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[runs,track,docs,dev]'
 	@touch $(READY)
 
 demo: $(READY)
@@ -72,6 +73,10 @@ types: $(READY)
 	@rm -rf build/types && mkdir -p build/types
 	@cp -rs $(CURDIR)/scramble build/types/ && cp -rs $(CURDIR)/runs $(CURDIR)/interventions build/types/scramble/
 	$(BIN)/mypy
+
+docs: $(READY)
+	@echo "== the pages"
+	$(BIN)/mkdocs build --quiet
 
 format: $(READY)
 	$(BIN)/ruff format .
