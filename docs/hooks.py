@@ -42,9 +42,9 @@ def commands() -> str:
 
 
 _INTRODUCTION = """\
-Results go to standard output and progress to standard error. An error is one line on standard error, with exit
-code 2; `verify`, `apply`, `fold` and `invert` exit with 1 where equivalence failed. [Columns](columns.md) defines
-what is printed."""
+Results go to standard output and progress to standard error. An error is one line on standard error, with
+exit code 2; `verify`, `apply`, `fold` and `invert` exit with 1 where equivalence failed. What is printed is
+defined under [columns](columns.md)."""
 
 
 def _commands(command: Any, name: str) -> Iterator[str]:
@@ -72,9 +72,9 @@ def columns() -> str:
     parts = [
         "# Columns",
         "",
-        "The columns of every table, as `--help` and `frame.attrs['columns']` give them. Sections are those of",
-        '[arXiv 2511.08567](https://arxiv.org/abs/2511.08567) ("paper"); a definition without a source is this',
-        "project's. Words are explained in the [glossary](../glossary.md).",
+        "The columns of every table, as `--help` and `frame.attrs['columns']` give them. Sections are those",
+        'of [arXiv 2511.08567](https://arxiv.org/abs/2511.08567) ("paper"); a definition without a source is',
+        "this project's. Words are explained in the [glossary](../glossary.md).",
         "",
     ]
     for name, table in TABLES.items():

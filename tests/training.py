@@ -25,7 +25,7 @@ class Guard:
         self.allowed, self.tried = True, False
 
     def install(self) -> None:
-        """Watch transformers' trainer, of which every trainer of TRL and of this project is one, and children."""
+        """Watch transformers' trainer, from which every trainer here and in TRL derives, and children."""
         from transformers import Trainer
 
         train = Trainer.train
