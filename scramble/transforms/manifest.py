@@ -8,12 +8,14 @@ weights.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from scramble.architecture.axes import Array
 from scramble.checkpoints import Checkpoint
+from scramble.errors import ManifestError
 from scramble.symmetries import KINDS, Element, ElementKind
 
 Elements = Mapping[str, Array]
@@ -175,6 +177,31 @@ class Manifest(_Record):
     fold: Fold | None = None
     scrambles: tuple[Scramble, ...]
 
+    @classmethod
+    def read(cls, folder: str | Path) -> Manifest:
+        """The manifest of a scrambled or folded checkpoint.
+
+        Args:
+            folder: the checkpoint's folder, which holds `scramble.json`.
+
+        Returns:
+            What was done to the checkpoint, and the verdicts.
+
+        Raises:
+            ManifestError: `scramble.json` is missing or damaged.
+        """
+        path = Path(folder) / MANIFEST
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            raise missing(path) from None
+        except OSError as error:
+            raise ManifestError(f"{path}: {error.strerror}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise ManifestError(f"{path}: {where}: {first['msg']}") from None
+
     @model_validator(mode="after")
     def _not_empty(self) -> Manifest:
         if self.fold is None and not self.scrambles:
@@ -189,3 +216,8 @@ class Manifest(_Record):
     @property
     def steps(self) -> list[Step]:
         return [step for scramble in self.scrambles for step in scramble.steps]
+
+
+def missing(path: Path) -> ManifestError:
+    """The error of a part of a scrambled checkpoint that is not there."""
+    return ManifestError(f"{path}: missing; give the folder of a scrambled checkpoint")

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -15,7 +14,7 @@ from scramble.architecture.axes import Sizes
 from scramble.checkpoints import Checkpoint
 from scramble.errors import ManifestError
 from scramble.symmetries import Element
-from scramble.transforms.manifest import ELEMENTS, MANIFEST, Elements, Manifest, Step
+from scramble.transforms.manifest import ELEMENTS, MANIFEST, Elements, Manifest, Step, missing
 from scramble.transforms.plan import Transform
 
 
@@ -99,18 +98,13 @@ def read_record(folder: Path) -> Record:
     Raises:
         ManifestError: missing, damaged, or an element that is not in its group.
     """
+    manifest = Manifest.read(folder)
     try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
         elements = load_file(folder / ELEMENTS) if manifest.scrambles else {}
-    except (FileNotFoundError, NotADirectoryError) as error:
-        where = error.filename or folder / ELEMENTS
-        raise ManifestError(f"{where}: missing; give the folder of a scrambled checkpoint") from None
+    except FileNotFoundError:
+        raise missing(folder / ELEMENTS) from None
     except OSError as error:
-        raise ManifestError(f"{error.filename or folder}: {error.strerror}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise ManifestError(f"{folder / MANIFEST}: {where}: {first['msg']}") from None
+        raise ManifestError(f"{error.filename or folder / ELEMENTS}: {error.strerror}") from None
     except SafetensorError as error:
         raise ManifestError(f"{folder / ELEMENTS}: {error}") from None
     for step in manifest.steps:
