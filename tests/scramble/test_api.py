@@ -1,9 +1,8 @@
-"""The Python API: its page of examples runs, it mirrors the commands, and it costs nothing to import."""
+"""The Python API mirrors the commands and costs nothing to import; tests/docs runs its examples."""
 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,18 +19,6 @@ from scramble.symmetries.products import products_on
 from scramble.transforms.card import BASE_CARD, CARD
 from tests.conftest import Command
 from tests.models import Tiny, weights
-
-PAGE = Path(__file__).parents[2] / "docs" / "api.md"
-
-
-def test_the_pages_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Tiny("qwen2", 2, 2, 8, layers=2).save(tmp_path / "model", torch.bfloat16)
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.S)
-    assert len(blocks) == 8
-    namespace: dict[str, object] = {}
-    for block in blocks:
-        exec(compile(block, str(PAGE), "exec"), namespace)
 
 
 def test_importing_the_package_loads_nothing() -> None:

@@ -1,4 +1,4 @@
-"""The plugin as another project uses it: pytest in a process of its own, on the README's example."""
+"""The plugin as another project uses it: pytest in a process of its own, on the guide's example."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from scramble.operations.apply import apply
 from scramble.pytest_plugin import assert_equivalent
 from tests.models import Tiny
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/guide/checkpoints.md"
 
 
-def test_the_readmes_example_runs_and_fails_where_it_should(checkpoint: Path, tmp_path: Path) -> None:
-    found = re.search(r"```python\n(# test_equivalence.py.*?)```", README.read_text(), re.DOTALL)
-    assert found, "the README has no example"
+def test_the_guides_example_runs_and_fails_where_it_should(checkpoint: Path, tmp_path: Path) -> None:
+    found = re.search(r"```python\n(# test_equivalence.py.*?)```", PAGE.read_text(), re.DOTALL)
+    assert found, "the guide has no example"
     (tmp_path / "test_equivalence.py").write_text(found.group(1))
-    checkpoint.rename(tmp_path / "base")
-    apply(tmp_path / "base", tmp_path / "mine", layers="all", check=False)
+    mine = tmp_path / "model-scrambled"
+    apply(checkpoint, mine, layers="all", check=False)
     command = [
         sys.executable,
         "-m",
@@ -35,8 +35,8 @@ def test_the_readmes_example_runs_and_fails_where_it_should(checkpoint: Path, tm
     good = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert good.returncode == 0, good.stdout
     assert "1 passed" in good.stdout
-    Tiny("qwen2", 2, 2, 8, layers=2, seed=99).build().bfloat16().save_pretrained(tmp_path / "mine")
-    (tmp_path / "mine" / "scramble.json").unlink()
+    Tiny("qwen2", 2, 2, 8, layers=2, seed=99).build().bfloat16().save_pretrained(mine)
+    (mine / "scramble.json").unlink()
     bad = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert bad.returncode == 1, bad.stdout
     assert "is not equivalent to" in bad.stdout
