@@ -25,7 +25,7 @@ class Guard:
         self.allowed, self.tried = True, False
 
     def install(self) -> None:
-        """Watch transformers' trainer, from which every trainer here and in TRL derives, and children."""
+        """Watch child processes, and transformers' trainer, which all trainers of TRL and ours are."""
         from transformers import Trainer
 
         train = Trainer.train

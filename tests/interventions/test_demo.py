@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,9 @@ import torch
 
 from tests.conftest import Command
 from tests.models import Tiny
+
+RECORDED = Path(__file__).with_name("demo.json")
+README = Path(__file__).parents[2] / "README.md"
 
 
 def test_without_network_it_says_what_is_missing_and_what_to_do(
@@ -108,6 +112,63 @@ def test_the_overlap_drops_as_stored_and_returns_undone_rightly_or_wrongly(demo:
         assert abs(back["placebo_update_cosine_most"]) < 0.1
         own = table.loc[("scrambled x scrambled", "raw", name)]
         assert own["jaccard"] == pytest.approx(home.loc[name, "jaccard"], abs=0.08)
+
+
+@pytest.mark.real_model
+def test_the_values_are_those_recorded_and_those_of_the_readme(demo: Path) -> None:
+    """To the last digit where the runs end in the bits that were recorded, and within bounds elsewhere.
+
+    Another processor adds in another order, samples other texts and trains other weights: then Jaccard and
+    cosines may be off by 0.06, which is less than what tells the table's rows apart, and chance by 0.01.
+    """
+    recorded = json.loads(RECORDED.read_text())
+    ends = {
+        path.parent.name.rpartition("-")[0]: json.loads(path.read_text())["end"]["hash"]
+        for path in sorted(demo.glob("demo-*/run.json"))
+    }
+    exact = ends == recorded["ends"]
+    print("the ends are those recorded:" if exact else "other ends than recorded, so within bounds:", ends)
+    table = pd.read_csv(demo / "demo" / "by_treatment.csv")
+    table = table[~table["same_seed"]].set_index(["contrast", "frame", "treatment"]).sort_index()
+    for name, value in recorded["untreated"].items():
+        off = 5e-7 if exact else 0.01 if name == "chance" else 0.06
+        assert table.loc[("base x base", "raw", "untreated"), name] == pytest.approx(value, abs=off), name
+    for place, column, shown, digits in printed():
+        off = 0.5 * 10**-digits + 1e-9 if exact else 0.01 if column == "chance" else 0.06
+        assert table.loc[place, column] == pytest.approx(shown, abs=off), (place, column)
+
+
+def printed() -> list[tuple[tuple[str, str, str], str, float, int]]:
+    """The README's table: a row of `by_treatment` and its column, the number, and how many digits it has."""
+    rows = {
+        "base and base": ("base x base", "raw", "jaccard"),
+        "base and scrambled, as stored": ("base x scrambled", "raw", "jaccard"),
+        "chance, as stored": ("base x scrambled", "raw", "chance"),
+        "base and scrambled, scramble undone before comparing": ("base x scrambled", "aligned", "jaccard"),
+        "the same by rounding alone": ("base x scrambled", "aligned", "rounding_only"),
+    }
+    treatments = ("untreated", "vo-rotation + head-permutation", "vo-rotation")
+    found = []
+    for line in README.read_text().splitlines():
+        label, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if label not in rows or len(cells) != len(treatments):
+            continue
+        contrast, frame, column = rows[label]
+        for treatment, cell in zip(treatments, cells, strict=True):
+            numbers = re.findall(r"\.(\d+)", cell)
+            for name, digits in zip((column, "update_cosine"), numbers, strict=False):
+                value = float(f"0.{digits}")
+                found.append(((contrast, frame, treatment), name, value, len(digits)))
+    assert {place[:2] for place, *_ in found} == {row[:2] for row in rows.values()}
+    return found
+
+
+def test_the_readme_prints_what_was_recorded() -> None:
+    recorded = json.loads(RECORDED.read_text())["untreated"]
+    home = [row for row in printed() if row[0] == ("base x base", "raw", "untreated")]
+    assert [name for _, name, *_ in home] == ["jaccard", "update_cosine"]
+    for _, name, shown, digits in home:
+        assert shown == round(recorded[name], digits)
 
 
 @pytest.mark.real_model

@@ -44,7 +44,6 @@ def test_figures_are_drawn(run: Run, command: Command, tmp_path: Path, name: str
     assert command(name, text(run), "--plot", path, "--quiet").code == 0
     content = path.read_bytes()
     assert content.startswith(b"<svg" if suffix == "svg" else b"\x89PNG")
-    assert len(content) > 20_000
     if suffix == "svg":
         assert b"nan" not in content.lower()
         first = content
