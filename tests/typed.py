@@ -42,8 +42,8 @@ def checked(function: Callable[..., Any], fields_of: type | None = None) -> Call
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal enforced
         if enforced is None:
-            found = hints(function, fields_of)
-            enforced = _enforce(function, found) if arrays(list(found.values())) else function
+            found = {name: hint for name, hint in hints(function, fields_of).items() if arrays(hint)}
+            enforced = _enforce(function, found) if found else function
         return enforced(*args, **kwargs)
 
     call.checks = function
