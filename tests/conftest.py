@@ -18,6 +18,10 @@ import torch
 from hypothesis import HealthCheck, settings
 from transformers.utils import logging
 
+from tests import typed
+
+typed.install()
+
 from tests.models import Tiny
 from tests.training import MARKS, REFUSAL, Guard
 

@@ -35,22 +35,22 @@ class Storage:
     word: np.dtype[np.generic]
     digits: int
     smallest: int
-    decode: Callable[[Array], Float64[np.ndarray, ...]]
-    encode: Callable[[Float64[np.ndarray, ...]], Array]
+    decode: Callable[[Array], Float64[np.ndarray, "..."]]
+    encode: Callable[[Float64[np.ndarray, "..."]], Array]
 
-    def ulp(self, values: Float64[np.ndarray, ...]) -> Float64[np.ndarray, ...]:
+    def ulp(self, values: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
         """The distance between a value and its next neighbour away from zero."""
         exponent = np.where(values == 0, self.smallest, np.maximum(np.frexp(values)[1] - 1, self.smallest))
-        spacing: Float64[np.ndarray, ...] = np.ldexp(1.0, exponent - (self.digits - 1))
+        spacing: Float64[np.ndarray, "..."] = np.ldexp(1.0, exponent - (self.digits - 1))
         return spacing
 
 
-def bf16_to_float32(words: UInt16[np.ndarray, ...]) -> Float32[np.ndarray, ...]:
+def bf16_to_float32(words: UInt16[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
     """Exact: bf16 is the upper half of a float32."""
     return (words.astype(np.uint32) << 16).view(np.float32)
 
 
-def float32_to_bf16(values: Float32[np.ndarray, ...]) -> UInt16[np.ndarray, ...]:
+def float32_to_bf16(values: Float32[np.ndarray, "..."]) -> UInt16[np.ndarray, "..."]:
     """Round to nearest, ties to even; NaN stays NaN."""
     return _nearest_bf16(np.ascontiguousarray(values, dtype=np.float32), values)
 
@@ -71,12 +71,12 @@ def _nearest_bf16(single: Float32[np.ndarray, "*n"], exact: Array) -> UInt16[np.
     return words
 
 
-def _bf16_to_float64(words: UInt16[np.ndarray, ...]) -> Float64[np.ndarray, ...]:
+def _bf16_to_float64(words: UInt16[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
     with np.errstate(invalid="ignore"):  # signalling NaNs
         return bf16_to_float32(words).astype(np.float64)
 
 
-def _float64_to_bf16(values: Float64[np.ndarray, ...]) -> UInt16[np.ndarray, ...]:
+def _float64_to_bf16(values: Float64[np.ndarray, "..."]) -> UInt16[np.ndarray, "..."]:
     with np.errstate(over="ignore", invalid="ignore"):  # signalling NaNs
         return _nearest_bf16(values.astype(np.float32, order="C"), values)
 

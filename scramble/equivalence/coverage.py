@@ -69,11 +69,11 @@ class Differences:
         weights = [name for name in self.names if name in slots and tensors[name].dtype in STORAGES]
         return {name: slots[name] for name in weights if self.mask(name).any()}
 
-    def values(self, name: str) -> Float64[np.ndarray, ...]:
+    def values(self, name: str) -> Float64[np.ndarray, "..."]:
         """The model's values."""
         return self.model.storage(name).decode(self.model.words(name))
 
-    def mask(self, name: str) -> Bool[np.ndarray, ...]:
+    def mask(self, name: str) -> Bool[np.ndarray, "..."]:
         """Which entries of a tensor differ."""
         found = np.asarray(self.base.words(name) != self.model.words(name))
         decode = self.model.storage(name).decode

@@ -18,7 +18,7 @@ from scramble.architecture.axes import Array, Layout, Sizes
 from scramble.symmetries.products import multiply
 
 if TYPE_CHECKING:
-    from jaxtyping import Float64, Int64
+    from jaxtyping import Float64
 
 ElementKind = Literal["rotation", "permutation", "signed-permutation"]
 
@@ -59,11 +59,15 @@ class Element(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Rotation:
-    """`x'[.., i] = sum_j matrix[.., i, j] x[.., j]`, with orthogonal matrices. Acts on float64 only."""
+    """`x'[.., i] = sum_j matrix[.., i, j] x[.., j]`, with orthogonal matrices. Acts on float64 only.
+
+    Attributes:
+        data: float64 (*over, n, n). Not annotated: a manifest may hold anything, and `fault` judges it.
+    """
 
     axis: str
     over: tuple[str, ...]
-    data: Float64[np.ndarray, "*over n n"]
+    data: Array
     kind: ClassVar[ElementKind] = "rotation"
     exact: ClassVar[bool] = False
 
@@ -104,11 +108,15 @@ class Rotation:
 
 @dataclass(frozen=True, eq=False)
 class Permutation:
-    """`x'[.., i] = x[.., data[.., i]]`. Moves stored words, so it is exact in every dtype."""
+    """`x'[.., i] = x[.., data[.., i]]`. Moves stored words, so it is exact in every dtype.
+
+    Attributes:
+        data: int64 (*over, n); judged by `fault`.
+    """
 
     axis: str
     over: tuple[str, ...]
-    data: Int64[np.ndarray, "*over n"]
+    data: Array
     kind: ClassVar[ElementKind] = "permutation"
     exact: ClassVar[bool] = True
 
@@ -150,11 +158,14 @@ class SignedPermutation:
     """`x'[.., i] = sign(data[.., i]) x[.., |data[.., i]| - 1]`: data holds 1-based indices with signs.
 
     Exact in every dtype: a stored word changes its sign bit only.
+
+    Attributes:
+        data: int64 (*over, n); judged by `fault`.
     """
 
     axis: str
     over: tuple[str, ...]
-    data: Int64[np.ndarray, "*over n"]
+    data: Array
     kind: ClassVar[ElementKind] = "signed-permutation"
     exact: ClassVar[bool] = True
 

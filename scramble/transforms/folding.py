@@ -64,7 +64,7 @@ def _readers(checkpoint: Checkpoint, norm: str, layer: int | None, local: tuple[
             yield name
 
 
-def _scaled(checkpoint: Checkpoint, name: str, norm: str, offset: float) -> Float64[np.ndarray, ...]:
+def _scaled(checkpoint: Checkpoint, name: str, norm: str, offset: float) -> Float64[np.ndarray, "..."]:
     """`W diag(g)`: a tensor with its `hidden` axis scaled by a norm's gain."""
     slot = checkpoint.architecture.slots()[name]
     gain = _values(checkpoint, norm) + offset
@@ -76,5 +76,5 @@ def _scaled(checkpoint: Checkpoint, name: str, norm: str, offset: float) -> Floa
     return values
 
 
-def _values(checkpoint: Checkpoint, name: str) -> Float64[np.ndarray, ...]:
+def _values(checkpoint: Checkpoint, name: str) -> Float64[np.ndarray, "..."]:
     return checkpoint.storage(name).decode(checkpoint.words(name))

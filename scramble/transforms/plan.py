@@ -71,7 +71,7 @@ class Transform:
         heads = {head: name for head, name in self.checkpoint.tied.items() if name in self.actions}
         return {**{head: self.actions[name] for head, name in heads.items()}, **self.actions}
 
-    def __call__(self, tensors: Mapping[str, Any]) -> dict[str, Float64[np.ndarray, ...]]:
+    def __call__(self, tensors: Mapping[str, Any]) -> dict[str, Float64[np.ndarray, "..."]]:
         """The images of tensors, unrounded: weights, or updates, which transform alike.
 
         Args:

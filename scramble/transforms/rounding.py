@@ -25,7 +25,7 @@ _PART = Axis("rows of a part")
 
 def exact(
     words: Array, storage: Storage, layout: Layout, sizes: Sizes, elements: Sequence[Element]
-) -> Float64[np.ndarray, ...]:
+) -> Float64[np.ndarray, "..."]:
     """The transformed tensor in float64, unrounded."""
     return act(storage.decode(words), layout, sizes, elements)
 
@@ -61,7 +61,7 @@ def rounded(
     return image, math.sqrt(missed / whole) if whole else 0.0
 
 
-def _square(values: Float64[np.ndarray, ...]) -> float:
+def _square(values: Float64[np.ndarray, "..."]) -> float:
     """`||values||^2`, without BLAS and its threads."""
     flat = values.ravel()
     return float(np.einsum("i,i", flat, flat))
@@ -94,7 +94,7 @@ def _blocks(
         yield (*[slice(None)] * at, slice(start, stop)), cut, {**sizes, _PART.name: stop - start}
 
 
-def off(words: Array, storage: Storage, target: Float64[np.ndarray, ...]) -> int:
+def off(words: Array, storage: Storage, target: Float64[np.ndarray, "..."]) -> int:
     """How many stored words are not `target` rounded to nearest.
 
     The slack lets a tie fall either way where two BLAS libraries differ in the last bits of float64.

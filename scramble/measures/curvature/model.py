@@ -99,7 +99,7 @@ def arithmetic(dtype: torch.dtype) -> AbstractContextManager[object]:
     return Float64() if dtype == torch.float64 else nullcontext()
 
 
-def finite(model: PreTrainedModel, logits: Float[torch.Tensor, ...]) -> None:
+def finite(model: PreTrainedModel, logits: Float[torch.Tensor, "..."]) -> None:
     """Refuse logits that nothing can be measured on.
 
     Raises:

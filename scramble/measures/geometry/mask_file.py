@@ -31,7 +31,7 @@ class MaskFile:
         self._packed: dict[str, list[UInt8[np.ndarray, " bytes"]]] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
 
-    def add(self, tensor: str, mask: Bool[np.ndarray, ...], index: tuple[int, ...] = ()) -> None:
+    def add(self, tensor: str, mask: Bool[np.ndarray, "..."], index: tuple[int, ...] = ()) -> None:
         """The mask of a weight, by the weight's name; those of a stack in the order of `index`."""
         packed = self._packed.setdefault(tensor, [])
         packed.append(np.packbits(mask))
@@ -61,7 +61,7 @@ class MaskFile:
         return np.packbits(np.concatenate([np.unpackbits(part, count=bits) for part in parts]))
 
 
-def read_masks(path: Path) -> dict[str, Bool[np.ndarray, ...]]:
+def read_masks(path: Path) -> dict[str, Bool[np.ndarray, "..."]]:
     """Masks by the name of their weight.
 
     Raises:

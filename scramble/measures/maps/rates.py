@@ -188,7 +188,7 @@ def checkpoints_of(folder: Path) -> list[Run]:
     return [ends(start, path) for path in steps.values()]
 
 
-def classes(key: UInt16[np.ndarray, ...]) -> tuple[Int64[np.ndarray, ...], int]:
+def classes(key: UInt16[np.ndarray, "..."]) -> tuple[Int64[np.ndarray, "..."], int]:
     """Keys numbered from 0 without gaps, and how many there are."""
     present = np.bincount(key.reshape(-1)) > 0
     return (np.cumsum(present) - 1)[key], int(present.sum())

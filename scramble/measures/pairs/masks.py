@@ -14,15 +14,15 @@ from scramble.checkpoints import STORAGES, Storage
 from scramble.checkpoints.storage import bf16_to_float32
 
 
-def bf16_words(words: Array, storage: Storage) -> UInt16[np.ndarray, ...]:
+def bf16_words(words: Array, storage: Storage) -> UInt16[np.ndarray, "..."]:
     """Stored words as bf16, rounded if they are not bf16 already."""
     if storage.name == "BF16":
         return np.asarray(words)
-    rounded: UInt16[np.ndarray, ...] = STORAGES["BF16"].encode(storage.decode(words))
+    rounded: UInt16[np.ndarray, "..."] = STORAGES["BF16"].encode(storage.decode(words))
     return rounded
 
 
-def float32_values(words: Array, storage: Storage) -> Float32[np.ndarray, ...]:
+def float32_values(words: Array, storage: Storage) -> Float32[np.ndarray, "..."]:
     """Stored words as float32."""
     if storage.name == "BF16":
         return bf16_to_float32(words)
@@ -31,8 +31,8 @@ def float32_values(words: Array, storage: Storage) -> Float32[np.ndarray, ...]:
 
 
 def changed(
-    start: UInt16[np.ndarray, ...], end: UInt16[np.ndarray, ...], eta: float = 0.0
-) -> Bool[np.ndarray, ...]:
+    start: UInt16[np.ndarray, "..."], end: UInt16[np.ndarray, "..."], eta: float = 0.0
+) -> Bool[np.ndarray, "..."]:
     """Where two bf16 tensors differ as words; +0 equals -0, NaNs are compared as words.
 
     Args:
@@ -45,7 +45,7 @@ def changed(
     return (start != end) & (((start | end) & 0x7FFF) != 0)
 
 
-def non_finite(words: UInt16[np.ndarray, ...]) -> int:
+def non_finite(words: UInt16[np.ndarray, "..."]) -> int:
     """How many bf16 words are infinite or NaN."""
     return int(np.count_nonzero((words & 0x7F80) == 0x7F80))
 

@@ -30,11 +30,11 @@ class Update:
         values: the start in float32, where it is stored more finely than bf16.
     """
 
-    start: UInt16[np.ndarray, ...]
-    end: UInt16[np.ndarray, ...]
-    delta: Float32[np.ndarray, ...]
+    start: UInt16[np.ndarray, "..."]
+    end: UInt16[np.ndarray, "..."]
+    delta: Float32[np.ndarray, "..."]
     fine: bool = True
-    values: Float32[np.ndarray, ...] | None = None
+    values: Float32[np.ndarray, "..."] | None = None
 
     def taken(self, take: Callable[[Array], Array]) -> Update:
         """A part of every array, or another shape of it."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64, UInt16
 
 from scramble.errors import SelectionError
 from scramble.measures.pairs.bits import CELLS, KEYS
@@ -122,7 +122,7 @@ def count(
         dots=dots,
         signed=signed,
         same_sign=same,
-        fine=tuple(bool(fine) or dot == 0 for fine, dot in zip(tally.fine, np.diag(dots), strict=True)),
+        fine=tuple(bool(fine or dot == 0) for fine, dot in zip(tally.fine, np.diag(dots), strict=True)),
         rank_dots=_symmetric(second.rank_dots),
         matched=matched,
         passing=_symmetric(second.passing),
@@ -177,33 +177,33 @@ class _Block:
 
     number: int
     m: int
-    words: Any
-    values: Any
-    ends: Any
-    delta: Any
-    fine: Any
+    words: UInt16[np.ndarray, "starts n"]
+    values: Float32[np.ndarray, "starts n"] | None
+    ends: UInt16[np.ndarray, "runs n"]
+    delta: Float32[np.ndarray, "runs n"] | None
+    fine: Int64[np.ndarray, " runs"]
 
 
 @dataclass
 class _First:
     """Tallies of the first pass: counts of one thread, or their sum; sums block by block."""
 
-    joint: Any
-    non_finite: Any
-    signs: Any
-    sizes: Any
-    exact: Any
-    fine: Any
-    dots: Any
-    squares: Any
+    joint: Int64[np.ndarray, "starts keys patterns"]
+    non_finite: Int64[np.ndarray, " runs"]
+    signs: Int64[np.ndarray, "lanes codes"]
+    sizes: Int64[np.ndarray, "runs bins"]
+    exact: Int64[np.ndarray, "runs bins"]
+    fine: Int64[np.ndarray, " runs"]
+    dots: Float64[np.ndarray, "blocks runs runs"]
+    squares: Float64[np.ndarray, "blocks starts"]
 
 
 @dataclass
 class _Second:
-    matched: Any
-    rank_dots: Any
-    passing: Any
-    passing_sums: Any
+    matched: Float64[np.ndarray, "blocks runs runs"]
+    rank_dots: Float64[np.ndarray, "blocks runs runs"]
+    passing: Float64[np.ndarray, "blocks runs runs"]
+    passing_sums: Float64[np.ndarray, "blocks runs"]
 
 
 def _first(reader: _Reader, eta: float, pool: ThreadPoolExecutor | None) -> _First:
@@ -240,7 +240,12 @@ def _first(reader: _Reader, eta: float, pool: ThreadPoolExecutor | None) -> _Fir
     return first
 
 
-def _second(reader: _Reader, tally: _First, rates: Any, pool: ThreadPoolExecutor | None) -> _Second:
+def _second(
+    reader: _Reader,
+    tally: _First,
+    rates: Float64[np.ndarray, "runs keys"] | None,
+    pool: ThreadPoolExecutor | None,
+) -> _Second:
     """Another reading, where tables of the whole tensor are needed: fine updates, or different starts."""
     runs = len(reader.streams)
     shape = (reader.blocks, runs, runs)
@@ -282,7 +287,9 @@ def _matched(counts: Int64[np.ndarray, "keys patterns"], runs: int) -> Float64[n
     return found
 
 
-def _signs(codes: Any, runs: int) -> tuple[Any, Any]:
+def _signs(
+    codes: Int64[np.ndarray, " codes"], runs: int
+) -> tuple[Int64[np.ndarray, "runs runs"], Int64[np.ndarray, "runs runs"]]:
     """(two non-zero updates, of one sign) for each pair, from counts of all runs' signs."""
     used = np.flatnonzero(codes)
     there: Bool[np.ndarray, "runs codes"] = (used[None] >> np.arange(runs)[:, None] & 1).astype(bool)

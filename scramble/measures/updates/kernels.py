@@ -7,7 +7,7 @@ kept on disk (numba's cache); they hold no lock, so that threads share the cores
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, UInt16
+from jaxtyping import Float, Float32, Float64, Int64, UInt16
 from numba import njit
 
 from scramble.measures.pairs.bits import keys, widen
@@ -20,14 +20,16 @@ _BLOCK = 1024
 _compiled = njit(nogil=True, cache=True, error_model="numpy")
 _summing = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
 
-Words = UInt16[np.ndarray, "runs n"]
-Values = Float32[np.ndarray, "runs n"]
+Starts = UInt16[np.ndarray, "starts n"]
+Ends = UInt16[np.ndarray, "runs n"]
+StartValues = Float32[np.ndarray, "starts n"]
+Updates = Float32[np.ndarray, "runs n"]
 
 
 @_compiled
 def changes(
-    starts: Words,
-    ends: Words,
+    starts: Starts,
+    ends: Ends,
     which: Int64[np.ndarray, " runs"],
     low: int,
     high: int,
@@ -66,10 +68,10 @@ def changes(
 @_compiled
 def first_pass(
     n: int,
-    starts: Words,
-    values: Values | None,
-    ends: Words,
-    delta: Values | None,
+    starts: Starts,
+    values: StartValues | None,
+    ends: Ends,
+    delta: Updates | None,
     which: Int64[np.ndarray, " runs"],
     eta: float,
     joint: Int64[np.ndarray, "starts keys patterns"],
@@ -161,9 +163,9 @@ def first_pass(
 @_compiled
 def second_pass(
     n: int,
-    starts: Words,
-    values: Values | None,
-    delta: Values | None,
+    starts: Starts,
+    values: StartValues | None,
+    delta: Updates | None,
     which: Int64[np.ndarray, " runs"],
     fine: Int64[np.ndarray, " runs"],
     rates: Float64[np.ndarray, "runs keys"] | None,
@@ -260,7 +262,7 @@ def _passing(
 
 
 @_compiled
-def _copy(row: Float32[np.ndarray, " n"], out: Float64[np.ndarray, " block"]) -> None:
+def _copy(row: Float32[np.ndarray, " n"], out: Float[np.ndarray, " block"]) -> None:
     """Into the front of `out`, whatever its dtype; a plain loop, since compiled slices are slower."""
     for i in range(len(row)):
         out[i] = row[i]

@@ -16,7 +16,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, ndtr
 
 from scramble.architecture.axes import Array
-from scramble.checkpoints import STORAGES
+from scramble.checkpoints.storage import float32_to_bf16
 from scramble.measures.pairs.bits import KEYS
 from scramble.measures.pairs.masks import magnitude_key
 from scramble.measures.updates.coordinate import FittedRun, row_column_counts
@@ -35,7 +35,7 @@ def starts(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> Array
         "log-normal": np.exp(1.5 * normal - 4.5) * rng.choice([-1, 1], shape),
         "mixture": np.where(rng.random(shape) < 0.002, 0, normal * rng.choice([0.01, 0.02, 0.05], shape)),
     }[kind]
-    return STORAGES["BF16"].encode(values.astype(np.float32))
+    return float32_to_bf16(values.astype(np.float32))
 
 
 def rounding_rates(words: Array, density: float) -> Array:
