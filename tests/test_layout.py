@@ -109,5 +109,20 @@ def test_libraries_stay_where_they_belong(path: Path) -> None:
     assert not found & {"pickle", "dill", "joblib"}
 
 
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_test_module_is_imported(path: Path) -> None:
+    """Helpers live in modules of their own, so that a test can be moved and no other breaks."""
+    found = {part for name in imports(path) for part in name.split(".")}
+    assert not {part for part in found if part.startswith("test_")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_warnings_are_ignored_by_name(path: Path) -> None:
+    """A message or a category says which."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("warnings."):
+            assert "ignore" not in ast.unparse(node) or len(node.args) + len(node.keywords) > 1
+
+
 def test_remote_code_is_never_trusted() -> None:
     assert not [path for path in FILES if "trust_remote_code" in path.read_text()]

@@ -33,6 +33,8 @@ from scramble.runs.section import Section
 from scramble.runs.tasks import Code, PreferencePairs, Task, Tools
 
 Model = TypeVar("Model", bound=BaseModel)
+NOT_DECIDING = frozenset({"name", "model", "evaluation", "report_to", "resume_every"})
+"""Keys that are in no fingerprint: what they say changes no weight, or (`model`) is hashed by its content."""
 
 
 class Match(Section):
@@ -161,8 +163,7 @@ class Recipe(Section):
 
     def identity(self, start_hash: str) -> str:
         """Digest of what decides the weights: the recipe, with what is in start and data, not their paths."""
-        left_out = {"name", "model", "task", "evaluation", "report_to", "resume_every"}
-        decided = self.model_dump(mode="json", exclude=left_out)
+        decided = self.model_dump(mode="json", exclude={*NOT_DECIDING, "task"})
         for section in ("mask", "adapter", "kl", "collapse"):  # a recipe without one is what it always was
             if decided[section] is None:
                 del decided[section]

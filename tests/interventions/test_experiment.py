@@ -153,8 +153,7 @@ def test_the_report_is_one_page_that_asks_for_nothing(done: Path) -> None:
     page = (done / "out" / "tiny" / "report.html").read_text()
     assert "http" not in page.replace("http://www.w3.org", "")
     for name in ("overlap-scrambled", "direction-scrambled", "rewards"):
-        picture = imread(done / "out" / "tiny" / f"{name}.png")
-        assert picture.min() < picture.max()
+        assert imread(done / "out" / "tiny" / f"{name}.png").std() > 0
     assert page.count("<svg") == 4
     for text in ("base x scrambled", "vo-rotation + head-permutation", "equivalent", "fewer than four runs"):
         assert text in page

@@ -51,7 +51,8 @@ def program_in(completion: str, before: str = "") -> str:
 def _is_python(text: str) -> bool:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            for category in (SyntaxWarning, DeprecationWarning):  # a string such as "\\d" is no error
+                warnings.simplefilter("ignore", category)
             ast.parse(text)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return False

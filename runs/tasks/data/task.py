@@ -34,6 +34,9 @@ class BaseTask(Section, ABC):
     later: ClassVar[tuple[str, ...]] = ()
     """Settings that recipes once did not have; at its default, such a one identifies no run."""
 
+    not_deciding: ClassVar[frozenset[str]] = frozenset({"held_out_data"})
+    """Settings that are in no fingerprint: they reach the evaluation only."""
+
     name: str
     seed: int = 0
 
@@ -41,7 +44,7 @@ class BaseTask(Section, ABC):
         """What of the task decides the weights: its settings, with digests in place of local paths."""
         fields = type(self).model_fields
         unsaid = {name for name in self.later if getattr(self, name) == fields[name].default}
-        settings = self.model_dump(mode="json", exclude={"held_out_data", *unsaid})
+        settings = self.model_dump(mode="json", exclude={*self.not_deciding, *unsaid})
         return settings | {name: _digest(settings[name]) for name in self.paths if settings[name]}
 
     @abstractmethod

@@ -60,6 +60,7 @@ def default(family: str) -> bool:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.train
 def test_a_silent_config_counts_the_weights_that_transformers_has(
     family: str, tmp_path: Path, command: Command
 ) -> None:
@@ -82,6 +83,7 @@ def test_a_silent_config_counts_the_weights_that_transformers_has(
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if default(name)])
+@pytest.mark.train
 def test_one_end_may_store_the_head_that_its_family_ties(
     family: str, tmp_path: Path, command: Command
 ) -> None:
@@ -173,6 +175,7 @@ STORED = {True: with_head, False: without_head}
 @pytest.mark.parametrize(
     ("family", "rotated"), [("llama", False), ("gpt2", False), ("gemma", False), ("llama", True)]
 )
+@pytest.mark.train
 def test_a_tied_head_may_be_stored_by_one_end_only(
     family: str, rotated: bool, start_stores: bool, end_stores: bool, tmp_path: Path
 ) -> None:

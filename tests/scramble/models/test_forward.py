@@ -167,6 +167,7 @@ for base, model in zip(sys.argv[1::2], sys.argv[2::2]):
 """
 
 
+@pytest.mark.train
 def test_memory_follows_the_largest_layer_not_the_model(tmp_path: Path) -> None:
     """Anonymous memory: mapped pages of the checkpoints are the system's to drop."""
     from transformers import LlamaConfig

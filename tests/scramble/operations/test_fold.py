@@ -153,6 +153,7 @@ def test_what_is_folded_or_scrambled_already_is_refused(tmp_path: Path, command:
     ("family", "tied"),
     [("qwen2", False), ("llama", True), ("gemma", True), ("mixtral", True), ("gpt_oss", False)],
 )
+@pytest.mark.train
 def test_verify_knows_what_a_fold_claims(family: str, tied: bool, tmp_path: Path) -> None:
     base, folded = model(family, tied=tied).save(tmp_path / "base", torch.bfloat16), tmp_path / "folded"
     done = fold(base, folded).fold

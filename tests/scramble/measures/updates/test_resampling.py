@@ -28,6 +28,7 @@ def pairs(runs: int, rng: np.random.Generator, *, within: bool, own: float = 1.0
 
 @pytest.mark.parametrize("within", [True, False])
 @pytest.mark.parametrize("runs", [4, 6, 8])
+@pytest.mark.train
 def test_the_interval_covers_the_mean(runs: int, within: bool) -> None:
     """Within an arm near 95 %; across two arms more: the quantile takes one arm's degrees of freedom."""
     rng, covered = np.random.default_rng(runs), 0
