@@ -76,8 +76,8 @@ def compare(
     A row of `runs` says what was trained and how, and whether training `collapsed` (the step); mean `score`
     (fraction of correct answers, penalties left out) and `reward` of the first and the last quarter of the
     steps that sampled, or `loss` where none did; pass@k before and after; `kl_to_start`, KL(start || policy)
-    in nats a token; `seconds`. Of the weights: whether the `end` is fp32 or bf16, `update_norm` (`||dW||_F` of
-    all weights, tied ones once, differences of what is stored summed in float64) and `sparsity` (of bf16
+    in nats a token; `seconds`. Of the weights: whether the `end` is fp32 or bf16, `update_norm` (`||dW||_F`
+    of all weights, tied ones once, differences of what is stored summed in float64) and `sparsity` (of bf16
     words, all weights). Of the matrices that `scramble spectra` measures, embeddings and heads left out:
     `sparsity_matrices`, `nss`, `angle_max` (degrees), and `principal`, the fraction of changed weights that
     are principal, beside `principal_chance` and `principal_magnitude_matched`.

@@ -150,12 +150,12 @@ def gates(
 ) -> pd.DataFrame:
     """All figures at each level, from `norms` and `leash`.
 
-    `update_norm` is `||dW||_F` (root of summed squares), `spectral_norm` the largest `||dW||_2`, `hidden` the
-    fraction of the moved weights whose bf16 bits did not change, `hidden_square` the fraction of the squared
-    norm that storage takes away, `||dW - (bf16(W+) - W0)||^2 / ||dW||^2` (it can exceed 1: rounding up
-    also errs). Rows of the level `model` also have the divergences in nats a token, `kl_norm = sqrt(2 K)`, `fisher_norm =
-    sqrt(D^T F D)`, their ratio, and `rayleigh = D^T F D / ||D||^2`: those are of the whole model, embeddings,
-    norms and biases included, whatever was selected.
+    `update_norm` is `||dW||_F` (root of summed squares), `spectral_norm` the largest `||dW||_2`, `hidden`
+    the fraction of the moved weights whose bf16 bits did not change, `hidden_square` the fraction of the
+    squared norm that storage takes away, `||dW - (bf16(W+) - W0)||^2 / ||dW||^2` (it can exceed 1: rounding
+    up also errs). Rows of the level `model` also have the divergences in nats a token, `kl_norm = sqrt(2
+    K)`, `fisher_norm = sqrt(D^T F D)`, their ratio, and `rayleigh = D^T F D / ||D||^2`: those are of the
+    whole model, embeddings, norms and biases included, whatever was selected.
     """
     parts = [_pooled(counts, level) for level in levels]
     whole = leashes.copy()
