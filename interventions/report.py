@@ -131,7 +131,7 @@ def _run_row(run: PlannedRun) -> dict[str, Any]:
         "steps": len(metrics),
         "seconds": record.seconds if record and record.seconds is not None else "-",
         "threads": record.hardware.get("threads", "-") if record else "-",
-        "rollouts of step 1": str(metrics[0].get("rollouts", "-"))[:12] if metrics else "-",
+        "hash of the rollouts of step 1": str(metrics[0].get("rollouts", "-"))[:12] if metrics else "-",
         "end": str(record.end.hash)[:12] if record and record.end else "-",
     }
 

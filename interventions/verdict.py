@@ -134,9 +134,9 @@ def _jaccard_reading(back: Any) -> str:
 
 def _cosine_reading(back: Any, home: Any, base: str, arm: str) -> str:
     if not back.placebos:
-        return "Without wrong alignments beside it, nothing can be concluded from that."
+        return "Without wrong alignments beside it, this cosine is a value and no finding."
     if back.update_cosine <= back.placebo_update_cosine_most:
-        return "The true alignment is not distinguished from wrong ones: no direction in common is seen here."
+        return "The true alignment is not distinguished from wrong ones, so this cosine says nothing."
     chance = f"by chance in one of {back.placebos + 1} cases"
     kept = f"So {base} and {arm} runs have a direction in common that follows the function ({chance})"
     if (missing := home.update_cosine - back.update_cosine) > 0:

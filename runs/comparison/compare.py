@@ -44,7 +44,7 @@ class Comparison:
     Attributes:
         runs: one row a run, see `compare`.
         places: sparsity, relative norm of the update, NSS, largest and mean principal angles (degrees, the
-            larger of left and right), and the share of the update in the principal weights, of the measured
+            larger of left and right), and the fraction of changed weights that are principal, of the measured
             matrices by module and by layer.
         pairs: overlap of the updates of every two runs of one start, in the measured matrices.
         toolchains: which packages and hardware differ between the runs; None if all are the same.
@@ -74,12 +74,12 @@ def compare(
     """Measure finished runs.
 
     A row of `runs` says what was trained and how, and whether training `collapsed` (the step); mean `score`
-    (share of right answers, penalties left out) and `reward` of the first and the last quarter of the steps
-    that sampled, or `loss` where none did; pass@k before and after; `kl_to_start`, KL(start || policy) in
-    nats a token; `seconds`. Of the weights: whether the `end` is fp32 or bf16, `update_norm` (`||dW||_F` of
-    all weights, tied ones once, differences of what is stored summed in float64) and `sparsity` (of bf16
+    (fraction of correct answers, penalties left out) and `reward` of the first and the last quarter of the
+    steps that sampled, or `loss` where none did; pass@k before and after; `kl_to_start`, KL(start || policy)
+    in nats a token; `seconds`. Of the weights: whether the `end` is fp32 or bf16, `update_norm` (`||dW||_F`
+    of all weights, tied ones once, differences of what is stored summed in float64) and `sparsity` (of bf16
     words, all weights). Of the matrices that `scramble spectra` measures, embeddings and heads left out:
-    `sparsity_matrices`, `nss`, `angle_max` (degrees), and `principal`, the share of the changed weights that
+    `sparsity_matrices`, `nss`, `angle_max` (degrees), and `principal`, the fraction of changed weights that
     are principal, beside `principal_chance` and `principal_magnitude_matched`.
 
     Args:

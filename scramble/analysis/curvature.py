@@ -45,7 +45,7 @@ def curvature(
     plot: Place | None = None,
     progress: bool | None = None,
 ) -> pd.DataFrame:
-    """Curvature of the loss at START beside principal weights, magnitude and a run's update.
+    """Curvature of the loss at START, and its correlation with principal weights, magnitude and update.
 
     Args:
         run: `"START:END"`, a pair of paths, or a run folder.

@@ -42,7 +42,7 @@ def consensus(
     plot: Place | None = None,
     progress: bool | None = None,
 ) -> pd.DataFrame:
-    """How many of the runs changed each weight, beside chance and magnitude (arXiv 2511.08567, 2.2).
+    """How many runs changed each weight, with what chance and magnitude predict (arXiv 2511.08567, 2.2).
 
     Args:
         runs: a list of two runs or more; each `"START:END"`, a pair of paths, or a run folder.

@@ -35,8 +35,8 @@ def diff(
         run: `"START:END"`, a pair of paths, or a run folder.
         by: levels, of model, tower, module, layer, layer-module, tensor; a list or comma-separated.
         layers, modules: count only these; all by default.
-        eta: if positive, count as changed what moved by more than this fraction of its size, in place of
-            what has other bits.
+        eta: if positive, a weight is changed if it moved by more than this fraction of its size; else if its
+            bits differ.
         plot: an `.svg` or `.png` file to draw.
         progress: show a bar; by default in a terminal and in a notebook.
 
@@ -75,14 +75,14 @@ def overlap(
     plot: Place | None = None,
     progress: bool | None = None,
 ) -> pd.DataFrame:
-    """How far the updates of runs overlap, pair by pair, beside what baselines give (docs/guide).
+    """Overlap of the updates of runs, pair by pair, with the overlap that baselines predict.
 
     Args:
         runs: a list of two runs or more; each as in `diff`.
         by, layers, modules, eta, plot, progress: as in `diff`.
         frame: `raw`, `aligned` (scrambles undone before comparing), or `both`.
         base: what was scrambled, if it is not where the manifest says.
-        placebos: so many wrong alignments beside the true one, as frames `placebo-0`, ...
+        placebos: number of wrong alignments, each a frame `placebo-0`, ...
         row_column: fit change rates by row and column too; a second, slower pass.
         decompose: what the overlap above chance is made of (with `row_column`).
         mean: means over all pairs in place of every pair.

@@ -1,4 +1,4 @@
-"""Fold norm gains into the weights that read them, which yields a base whose residual stream may turn.
+"""Fold norm weights into the weights that read them: a base whose residual stream can be rotated.
 
 `norm(x) * g` followed by `W` is `norm(x)` followed by `W diag(g)`: every gain moves into the linear maps that
 read its norm, and becomes one (or zero, where the gain is `1 + weight`). A head that is tied to the embedding

@@ -1,4 +1,4 @@
-"""Expert permutation: routed experts trade places, with their rows of the router and its biases.
+"""Expert permutation: routed experts are permuted, with their rows of the router and its biases.
 
 Where routing first chooses groups of experts (DeepSeek-V3), experts trade inside their group and whole groups
 trade places.

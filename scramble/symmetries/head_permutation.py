@@ -1,4 +1,4 @@
-"""Head permutation: KV heads trade places, each with its query heads; query heads trade inside a group.
+"""Head permutation: KV heads are permuted, each with its query heads; query heads inside a group.
 
 Every tensor that carries `kv_head` moves along, so q, k, v and the output projection cannot disagree.
 (arXiv 2511.08567, section 4.3 and appendix D; the paper permutes KV heads only.)

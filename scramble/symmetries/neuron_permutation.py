@@ -1,4 +1,4 @@
-"""Neuron permutation: hidden units of an MLP trade places, with their gates, biases and outgoing weights."""
+"""Neuron permutation: hidden units of an MLP are permuted, with their gates, biases and outgoing weights."""
 
 from typing import ClassVar
 

@@ -1,6 +1,6 @@
-"""Q/K rotation: queries and keys are turned alike, by what commutes with rotary positions.
+"""Q/K rotation: queries and keys are rotated alike, by what commutes with rotary positions.
 
-Rotary positions turn pairs of channels, so a rotation of each pair by an angle of its own commutes with
+Rotary positions rotate pairs of channels, so a rotation of each pair by an angle of its own commutes with
 them; channels without positions are free. Scores `q . k` keep their value. Gains of a QK norm differ from
 channel to channel and leave only the changes of sign that each pair shares.
 """

@@ -1,7 +1,7 @@
 """Symmetries of the residual stream: every tensor of the model that reads or writes it changes alike.
 
 RMSNorm without gains commutes with every orthogonal matrix, so on a *folded* base (`scramble.fold`: gains
-moved into the weights that read them) the whole stream may turn (Elhage et al. 2021, "privileged bases";
+moved into the weights that read them) the whole stream rotates (Elhage et al. 2021, "privileged bases";
 Ashkboos et al. 2024, SliceGPT, section 3). Permutations need no folding.
 """
 

@@ -1,7 +1,7 @@
-"""V/O rotation: values are turned inside each head, and the output projection turns them back.
+"""V/O rotation: values are rotated inside each head, and the output projection rotates them back.
 
 Attention mixes value vectors with scalar weights, so an orthogonal `R` on the `v` axis passes through it:
-`W_O R^T  sum_t a_t (R W_V x_t + R b_V) = W_O sum_t a_t (W_V x_t + b_V)`. The value bias turns too.
+`W_O R^T  sum_t a_t (R W_V x_t + R b_V) = W_O sum_t a_t (W_V x_t + b_V)`. The value bias is rotated too.
 (arXiv 2511.08567, section 4.3 and appendix D.)
 """
 

@@ -161,7 +161,7 @@ class Scramble(_Record):
 
 
 class Fold(_Record):
-    """Norm gains moved into the weights that read them; the folded checkpoint is a base of its own."""
+    """Norm weights moved into the weights that read them; the folded checkpoint is a base of its own."""
 
     version: str
     source: Source

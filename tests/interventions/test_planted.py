@@ -117,7 +117,7 @@ def test_noise_in_place_of_updates_leads_to_no_conclusion(starts: dict[str, Path
         assert aligned["jaccard"] > 0.85 * home["jaccard"]
         assert aligned["jaccard"] <= aligned["placebo_jaccard_most"]
         assert "this rise says nothing" in text
-        assert "what these updates follow is not seen here" in text
+        assert "so this cosine says nothing" in text
         assert "geometry" not in text
 
 

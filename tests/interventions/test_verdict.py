@@ -65,7 +65,7 @@ def test_a_return_that_wrong_alignments_bring_back_too_says_nothing() -> None:
 
 def test_an_overlap_above_all_wrong_alignments_is_named_by_its_excess() -> None:
     found = words(aligned=0.50)
-    assert "0.080 more than undoing it wrongly" in found
+    assert "0.080 more than wrong elements give" in found
     assert "says nothing" not in found
 
 
@@ -74,14 +74,14 @@ def test_a_direction_is_seen_only_above_all_wrong_alignments() -> None:
     assert "0.100 of the cosine of two base runs is missing" in words()
     assert "all of it that two base runs have" in words(cosine=0.31)
     within = words(cosine=0.015)
-    assert "what these updates follow is not seen here" in within
+    assert "so this cosine says nothing" in within
     assert "direction in common" not in within
 
 
 def test_without_wrong_alignments_nothing_is_concluded() -> None:
     found = words(placebos=0)
     assert "nothing can be concluded" in found
-    assert "a number and no finding" in found
+    assert "a value and no finding" in found
     assert "wrong elements" not in found
 
 

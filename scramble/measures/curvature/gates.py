@@ -37,7 +37,7 @@ _ENOUGH = 1e-9  # the certificate of a spectral norm, relative
 def update_counts(run: Run, name: str) -> dict[str, object]:
     """What one matrix adds to the figures, in float64.
 
-    `moved` are weights whose update is not zero, `hidden` those of them whose bf16 word stayed;
+    `moved` are weights whose update is not zero, `hidden` those of them whose bf16 bits did not change;
     `hidden_square` is `||dW - (bf16(W+) - W0)||_F^2`. NaN where a start is off the bf16 grid, and where an
     end is on it although it moved: what rounding hid there is lost.
     """
@@ -150,12 +150,12 @@ def gates(
 ) -> pd.DataFrame:
     """All figures at each level, from `norms` and `leash`.
 
-    `update_norm` is `||dW||_F` (root of summed squares), `spectral_norm` the largest `||dW||_2`, `hidden` the
-    share of the moved weights whose bf16 word stayed, `hidden_square` the share of the squared norm that
-    storage takes away, `||dW - (bf16(W+) - W0)||^2 / ||dW||^2` (it can exceed 1: rounding up also errs).
-    Rows of the level `model` also have the divergences in nats a token, `kl_norm = sqrt(2 K)`, `fisher_norm =
-    sqrt(D^T F D)`, their ratio, and `rayleigh = D^T F D / ||D||^2`: those are of the whole model, embeddings,
-    norms and biases included, whatever was selected.
+    `update_norm` is `||dW||_F` (root of summed squares), `spectral_norm` the largest `||dW||_2`, `hidden`
+    the fraction of the moved weights whose bf16 bits did not change, `hidden_square` the fraction of the
+    squared norm that storage takes away, `||dW - (bf16(W+) - W0)||^2 / ||dW||^2` (it can exceed 1: rounding
+    up also errs). Rows of the level `model` also have the divergences in nats a token, `kl_norm = sqrt(2
+    K)`, `fisher_norm = sqrt(D^T F D)`, their ratio, and `rayleigh = D^T F D / ||D||^2`: those are of the
+    whole model, embeddings, norms and biases included, whatever was selected.
     """
     parts = [_pooled(counts, level) for level in levels]
     whole = leashes.copy()

@@ -117,7 +117,7 @@ def test_more_runs_than_lines_have_an_overview(
     monkeypatch.setattr(figures, "LINES", 1)
     page = write_report(compare([one.path for one in trained]), tmp_path / "report", "many").read_text()
     assert page.count("<svg") == 1
-    assert "More runs than lines that can be told apart" in page
+    assert "Figures by layer and module are drawn for up to seven runs" in page
 
 
 def test_runs_from_two_starts_keep_their_order_and_their_figures(
@@ -144,18 +144,18 @@ def test_what_is_matched_is_said() -> None:
     assert matched(table) == [
         "All runs begin at one checkpoint.",
         "Steps are matched: 20 each.",
-        "Lengths of the update are matched within 5 %: ||dW|| is 2 to 2.05.",
+        "Norms of the update are matched within 5 %: ||dW|| is 2 to 2.05.",
     ]
     apart = matched(table.assign(steps=[20, 9], update_norm=[2.0, 2.2]))
     assert apart[1:] == [
         "Steps are not matched: 9 to 20.",
-        "Lengths of the update are not matched within 5 %: ||dW|| is 2 to 2.2.",
+        "Norms of the update are not matched within 5 %: ||dW|| is 2 to 2.2.",
     ]
     assert "not matched" in matched(table.assign(update_norm=[0.0, 0.0]))[2]
     third = pd.concat([table, table[:1].assign(name="c", steps=9, update_norm=3.0)], ignore_index=True)
     assert matched(third)[1:] == [
         "Steps are not matched: 9 to 20; matched are a and b.",
-        "Lengths of the update are not matched within 5 %: ||dW|| is 2 to 3; matched are a and b.",
+        "Norms of the update are not matched within 5 %: ||dW|| is 2 to 3; matched are a and b.",
     ]
     assert "different tasks" in matched(table.assign(task=["sums", "code"]))[2]
     assert matched(table.assign(end=["fp32", "bf16"]))[3].startswith("Some ends are float32")
