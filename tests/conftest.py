@@ -22,7 +22,7 @@ from tests import typed
 
 typed.install()
 
-from tests.models import Tiny
+from tests.models import Tiny  # noqa: E402
 
 settings.register_profile(
     "scramble",

@@ -1,15 +1,15 @@
 """Shapes and dtypes in signatures are enforced: jaxtyping's annotations, checked by beartype on every call.
 
-jaxtyping's own import hook evaluates annotations where a function is defined, and takes for `Any` what it cannot
-evaluate there: names imported for types only, classes that follow. Here they are evaluated at the first call, with
-what a type checker knows, and one that cannot be evaluated is an error. Compiled functions are checked where Python
-calls them; numba takes the wrapper for the function that it wraps. Annotations without arrays are left to mypy.
+jaxtyping's own import hook evaluates annotations where a function is defined, and takes for `Any` what it
+cannot evaluate there: names imported for types only, classes that follow. Here they are evaluated at the first
+call, with what a type checker knows, and one that cannot be evaluated is an error. Compiled functions are
+checked where Python calls them; numba takes the wrapper for the function that it wraps. Annotations without
+arrays are left to mypy.
 """
 
 from __future__ import annotations
 
 import ast
-import dataclasses
 import functools
 import inspect
 import sys
@@ -65,7 +65,7 @@ def checked_class(cls: type) -> type:
 
 
 def hints(function: Callable[..., Any], fields_of: type | None = None) -> dict[str, Any]:
-    """The annotations of a function, or of a dataclass's fields, evaluated with all that its module imports."""
+    """The annotations of a function, or of a dataclass's fields, with all that its module imports."""
     if fields_of is not None:
         own = [base for base in reversed(fields_of.__mro__) if base.__module__.partition(".")[0] == PACKAGE]
         bare = [
@@ -97,9 +97,8 @@ def members(module: ModuleType) -> Iterator[tuple[str, Callable[..., Any]]]:
                 plain = next((one for one in plain if one is not None), member)
                 if inspect.isfunction(plain) and plain.__module__ == module.__name__:
                     yield f"{name}.{inner}", plain
-        elif inspect.isfunction(value) or hasattr(value, "py_func"):
-            if value.__module__ == module.__name__:
-                yield name, value
+        elif inspect.isfunction(value) and value.__module__ == module.__name__:
+            yield name, value
 
 
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
