@@ -22,8 +22,8 @@ from tests import typed
 
 typed.install()
 
-from tests.models import Tiny
-from tests.training import MARKS, REFUSAL, Guard
+from tests.models import Tiny  # noqa: E402
+from tests.training import MARKS, REFUSAL, Guard  # noqa: E402
 
 settings.register_profile(
     "scramble",

@@ -1,20 +1,20 @@
 """Shapes and dtypes in signatures are enforced: jaxtyping's annotations, checked by beartype on every call.
 
-jaxtyping's own import hook evaluates annotations where a function is defined, and takes for `Any` what it cannot
-evaluate there: names imported for types only, classes that follow. Here they are evaluated at the first call, with
-what a type checker knows, and one that cannot be evaluated is an error. Compiled functions are checked where Python
-calls them: inside other compiled functions they stand for themselves.
+jaxtyping's own import hook evaluates annotations where a function is defined, and takes for `Any` what it
+cannot evaluate there: names imported for types only, classes that follow. Here they are evaluated at the first
+call, with what a type checker knows, and one that cannot be evaluated is an error. Compiled functions are
+checked where Python calls them; numba takes the wrapper for the function that it wraps. Annotations without
+arrays are left to mypy.
 """
 
 from __future__ import annotations
 
 import ast
-import dataclasses
 import functools
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
@@ -55,16 +55,22 @@ def checked(function: Callable[..., Any], fields_of: type | None = None) -> Call
 
 def checked_class(cls: type) -> type:
     """A class; if it is a dataclass, its fields are checked when an instance is made."""
-    if "__dataclass_params__" in vars(cls) and "__init__" in vars(cls) and not hasattr(cls.__init__, "checks"):
+    if (
+        "__dataclass_params__" in vars(cls)
+        and "__init__" in vars(cls)
+        and not hasattr(cls.__init__, "checks")
+    ):
         cls.__init__ = checked(cls.__init__, cls)
     return cls
 
 
 def hints(function: Callable[..., Any], fields_of: type | None = None) -> dict[str, Any]:
-    """The annotations of a function, or of a dataclass's fields, evaluated with all that its module imports."""
+    """The annotations of a function, or of a dataclass's fields, with all that its module imports."""
     if fields_of is not None:
         own = [base for base in reversed(fields_of.__mro__) if base.__module__.partition(".")[0] == PACKAGE]
-        bare = [type("Fields", (), {"__annotations__": vars(base).get("__annotations__", {})}) for base in own]
+        bare = [
+            type("Fields", (), {"__annotations__": vars(base).get("__annotations__", {})}) for base in own
+        ]
         every = [
             typing.get_type_hints(one, _names(base.__module__), None, True)
             for one, base in zip(bare, own, strict=True)
@@ -82,11 +88,27 @@ def arrays(hint: Any) -> bool:
     return (isinstance(hint, type) and issubclass(hint, AbstractArray)) or arrays(typing.get_args(hint))
 
 
+def members(module: ModuleType) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """The functions that a module defines, of its classes too, by name; of properties what computes them."""
+    for name, value in vars(module).items():
+        if inspect.isclass(value) and value.__module__ == module.__name__:
+            for inner, member in vars(value).items():
+                plain = [getattr(member, key, None) for key in ("fget", "func", "__func__")]
+                plain = next((one for one in plain if one is not None), member)
+                if inspect.isfunction(plain) and plain.__module__ == module.__name__:
+                    yield f"{name}.{inner}", plain
+        elif inspect.isfunction(value) and value.__module__ == module.__name__:
+            yield name, value
+
+
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The evaluated annotations of a function, checked or not."""
+    return hints(getattr(function, "checks", function), getattr(function, "checks_fields_of", None))
+
+
 def _enforce(function: Callable[..., Any], found: dict[str, Any]) -> Callable[..., Any]:
     signature = inspect.signature(getattr(function, "py_func", function))
-    parameters = [
-        one.replace(annotation=found.get(name, Any)) for name, one in signature.parameters.items()
-    ]
+    parameters = [one.replace(annotation=found.get(name, Any)) for name, one in signature.parameters.items()]
 
     def thin(*args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
@@ -94,9 +116,7 @@ def _enforce(function: Callable[..., Any], found: dict[str, Any]) -> Callable[..
     thin.__name__, thin.__qualname__, thin.__module__ = (
         *(function.__name__, function.__qualname__, function.__module__),
     )
-    thin.__signature__ = signature.replace(
-        parameters=parameters, return_annotation=found.get("return", Any)
-    )
+    thin.__signature__ = signature.replace(parameters=parameters, return_annotation=found.get("return", Any))
     return jaxtyped(thin, typechecker=beartype)
 
 
@@ -108,12 +128,25 @@ def _names(module: str) -> dict[str, Any]:
         for node in ast.parse(Path(file).read_text()).body:
             if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
                 exec(compile(ast.Module(node.body, []), file, "exec"), found)
-        _typing_names[module] = {name: value for name, value in found.items() if name not in vars(sys.modules[module])}
+        _typing_names[module] = {
+            name: value for name, value in found.items() if name not in vars(sys.modules[module])
+        }
     return {**found, **_typing_names[module]}
 
 
 class _Decorate(ast.NodeTransformer):
-    """Puts `checked` below a function's decorators and `checked_class` above a class's."""
+    """Puts `checked` below a function's decorators (above numba's) and `checked_class` above a class's."""
+
+    def __init__(self, compiled: bool) -> None:
+        self.compiled = compiled
+
+    def visit_Module(self, node: ast.Module) -> ast.Module:
+        for one in node.body:
+            if self.compiled and isinstance(one, ast.FunctionDef):
+                one.decorator_list.insert(0, _name("checked", one))
+            else:
+                self.visit(one)
+        return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
         node.decorator_list.append(_name("checked", node))
@@ -134,19 +167,12 @@ def _name(function: str, where: ast.AST) -> ast.expr:
 
 
 class _Loader(SourceFileLoader):
-    """Compiles a module with its functions checked. One with compiled functions is loaded as it stands."""
+    """Compiles a module with its functions checked."""
 
     def get_code(self, fullname: str) -> CodeType:
         tree = ast.parse(self.get_data(self.path), self.path)
-        if not _imports(tree, "numba"):
-            tree = _Decorate().visit(tree)
+        tree = _Decorate(_imports(tree, "numba")).visit(tree)
         return compile(tree, self.path, "exec", dont_inherit=True)
-
-    def exec_module(self, module: ModuleType) -> None:
-        super().exec_module(module)
-        for name, value in list(vars(module).items()):
-            if hasattr(value, "py_func") and value.__module__ == module.__name__:
-                setattr(module, name, checked(value))
 
 
 class _Finder(MetaPathFinder):

@@ -47,7 +47,7 @@ class Storage:
 
 def bf16_to_float32(words: UInt16[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
     """Exact: bf16 is the upper half of a float32."""
-    return (words.astype(np.uint32) << 16).view(np.float32)
+    return np.asarray(words.astype(np.uint32) << 16).view(np.float32)  # shifts of scalars are no arrays
 
 
 def float32_to_bf16(values: Float32[np.ndarray, "..."]) -> UInt16[np.ndarray, "..."]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool, Float64
 
 from scramble.measures.geometry.masks import all_masks
 from scramble.measures.geometry.subspaces import PRINCIPAL_RANK, limited
@@ -15,13 +15,9 @@ from scramble.measures.pairs.pooling import places_in, pool
 from scramble.measures.pairs.selection import Selection, matrices, read_ends
 from scramble.measures.updates.counts import Matched, matched
 
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float64
-
-    Masks = dict[str, Bool[np.ndarray, "rows columns"]]
-
+Masks = dict[str, Bool[np.ndarray, "rows columns"]]
 Progress = Callable[[int, int], None]
-Visit = Callable[[str, float, "Masks"], None]
+Visit = Callable[[str, float, Masks], None]
 SWEEP = (0.05, 0.3, 0.5)
 _KEEP = ["mask", "alpha"]
 

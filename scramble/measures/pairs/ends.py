@@ -92,7 +92,8 @@ class Run:
             return self.read(name, frame, placebo).taken(itemgetter(index))
         there = undo[name].source if aligned else name
         start_storage, end_storage = self.start.storage(there), self.end.storage(there)
-        start, end = self.start.words(there)[index], self.end.words(there)[index]
+        # A scalar tensor stays an array.
+        start, end = (np.asarray(side.words(there)[index]) for side in (self.start, self.end))
         before = float32_values(start, start_storage)
         with np.errstate(invalid="ignore", over="ignore"):
             delta = float32_values(end, end_storage) - before

@@ -41,8 +41,8 @@ def changed(
     if eta > 0:
         old, new = (bf16_to_float32(one).astype(np.float64) for one in (start, end))
         with np.errstate(invalid="ignore", over="ignore"):
-            return np.abs(new - old) > eta * np.maximum(np.abs(new), np.abs(old))
-    return (start != end) & (((start | end) & 0x7FFF) != 0)
+            return np.asarray(np.abs(new - old) > eta * np.maximum(np.abs(new), np.abs(old)))
+    return np.asarray((start != end) & (((start | end) & 0x7FFF) != 0))
 
 
 def non_finite(words: UInt16[np.ndarray, "..."]) -> int:
