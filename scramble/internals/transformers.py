@@ -97,7 +97,7 @@ def convert(
     return sorted([*found.unexpected_keys, *found.conversion_errors])
 
 
-def reached(given: tuple[Any, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+def reached(given: tuple[Any, ...]) -> tuple[Any, Any]:
     """Of what a module of experts is called with: the experts of each token, and their weights."""
     _, experts, weights = given
     return experts, weights
