@@ -77,12 +77,11 @@ def _convert(gguf: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    from scramble.internals.transformers import unquantized
+
     logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # The weights are plain floats now; transformers still holds the model for a quantised one.
-    model.hf_quantizer = None
-    model.is_quantized = False
-    del model.config.quantization_config
+    unquantized(model)
     model.to(torch.bfloat16).save_pretrained(target)
     tokenizer.save_pretrained(target)

@@ -16,12 +16,20 @@ TESTS = list((ROOT / "tests").rglob("*.py"))
 LONGEST, MOST_MODULES = 350, 12
 # From the ground up: a package imports what stands before it, never what stands behind.
 ORDER = (
-    *("_version", "errors", "child", "files", "runrecord", "runfolder", "columns", "present"),
+    *("_version", "errors", "child", "files", "runrecord", "runfolder", "columns", "present", "internals"),
     *("architecture", "families"),
     *("checkpoints", "symmetries", "transforms", "models", "equivalence", "operations", "measures.pairs"),
     *("measures.updates", "measures.geometry", "measures.maps", "measures.curvature", "measures"),
     *("analysis", "", "pytest_plugin", "cli", "__main__"),
-    *("runs.columns", "runs.section", "runs.sandbox", "runs.tasks.data", "runs.tasks.workers", "runs.tasks"),
+    *(
+        "runs.columns",
+        "runs.section",
+        "runs.internals",
+        "runs.sandbox",
+        "runs.tasks.data",
+        "runs.tasks.workers",
+        "runs.tasks",
+    ),
     *("runs.trainers", "runs.algorithms", "runs.recipe", "runs.records", "runs.engine", "runs.worker"),
     *("runs.comparison", "runs.cli", "runs", "interventions"),
 )

@@ -59,8 +59,7 @@ class SimPo(_Pairs):
     gamma: NonNegativeFloat = 1.0
 
     def build(self, job: Job) -> Trainer:
-        from trl.experimental.cpo import CPOConfig
-
+        from scramble.runs.internals.trl_experimental import CPOConfig
         from scramble.runs.trainers.simpo import NO_LIMIT, SimPoTrainer
 
         return SimPoTrainer(

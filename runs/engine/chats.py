@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
-from trl import chat_template_utils as templates
 
 from scramble.errors import RunError
+from scramble.runs.internals import trl as templates
 from scramble.runs.tasks import Message
 
 Ids = list[int]

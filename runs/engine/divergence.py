@@ -13,6 +13,7 @@ from torch.nn.functional import kl_div, log_softmax
 from transformers import GenerationConfig, PreTrainedModel
 
 from scramble.runs.engine.update_norm import UpdateNorm
+from scramble.runs.internals.accelerate import plain_forward
 from scramble.runs.recipe.kl import Kl
 from scramble.runs.trainers.callbacks import Callback
 
@@ -65,8 +66,7 @@ class KlToStart(Callback):
         return total / tokens
 
     def _log_probabilities(self, text: Tensor, prompt: int) -> Float[Tensor, "token vocabulary"]:
-        # The class's own forward: accelerate puts one with autocast before it.
-        logits = type(self.model).forward(self.model, input_ids=text).logits[0, prompt - 1 : -1]
+        logits = plain_forward(self.model, input_ids=text).logits[0, prompt - 1 : -1]
         return log_softmax(logits.float(), dim=-1)
 
     @contextmanager

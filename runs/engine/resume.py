@@ -19,12 +19,14 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from scramble.files import flush, whole_folder
+from scramble.internals.transformers import resume_by
 from scramble.runs.engine.tree import Tensors, pack, unpack
+from scramble.runs.internals.accelerate import sampler
+from scramble.runs.internals.trl import COUNTERS
 from scramble.runs.records.folder import WritableRun
 from scramble.runs.trainers.callbacks import Callback
 
-# Counters of TRL's trainers and of ours that go on from step to step.
-_COUNTERS = ("_step", "_tokens", "_total_train_tokens")
+_COUNTERS = (*COUNTERS, "_tokens")  # TRL's, and SimPoTrainer's
 
 
 class Keeps(Protocol):
@@ -79,10 +81,12 @@ class Resume(Callback):
         self.saved = unpack(
             json.loads((path / "state.json").read_text()), load_file(path / "tensors.safetensors")
         )
-        # transformers restores by these, from pickles.
-        trainer._load_from_checkpoint = self._load_weights
-        trainer._load_optimizer_and_scheduler = self._load_optimizer
-        trainer._load_rng_state = self._load_generators
+        readers = {
+            "weights": self._load_weights,
+            "optimizer": self._load_optimizer,
+            "generators": self._load_generators,
+        }
+        resume_by(trainer, readers)
         trainer.train(resume_from_checkpoint=str(path))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -96,9 +100,9 @@ class Resume(Callback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Draw the orders of the epochs that are over: TRL's sampler draws one after the other."""
         if self.saved is not None:
-            sampler = kwargs["train_dataloader"].batch_sampler.sampler
+            order = sampler(kwargs["train_dataloader"])
             for _ in range(int(state.epoch)):
-                for _ in sampler:
+                for _ in order:
                     pass
 
     def _save(self, step: int, trainer_state: dict[str, Any]) -> None:

@@ -40,6 +40,7 @@ from scramble.runs.engine.recorder import Progress, Recorder
 from scramble.runs.engine.resume import Keeps, Resume
 from scramble.runs.engine.sampling import recorded, sampling
 from scramble.runs.engine.update_norm import UpdateNorm
+from scramble.runs.internals.trl import sample_by
 from scramble.runs.trainers.callbacks import check_order, in_order
 from scramble.runs.trainers.sparse import Sparse
 
@@ -133,7 +134,7 @@ def train(
         trainer.remove_callback(PrinterCallback)
         check_order(trainer, callbacks)
         if "training" in asked:
-            trainer.generation_config = asked["training"]
+            sample_by(trainer, asked["training"])
         sampled: dict[str, Any] = {}
         with (
             recorder.watching(),

@@ -97,6 +97,8 @@ class Adapted:
         import torch
         from peft import LoraConfig, inject_adapter_in_model
 
+        from scramble.runs.internals.peft import is_beside_an_adapter
+
         start = {name: value.detach().clone() for name, value in model.state_dict().items()}
         targets = list(settings.targets) if settings.targets else "all-linear"
         config = LoraConfig(
@@ -112,7 +114,7 @@ class Adapted:
             self.model = inject_adapter_in_model(config, model)
         except ValueError as error:
             raise RunError(f"adapter: {' '.join(str(error).split())}") from None
-        rewritten = [name for name, _ in model.named_parameters() if ".base_layer." in name]
+        rewritten = [name for name, _ in model.named_parameters() if is_beside_an_adapter(name)]
         self.rewritten = frozenset(rewritten if settings.rewrites else ())
         self.start_error = self._compare(start)
 
@@ -121,13 +123,13 @@ class Adapted:
 
         The model itself keeps its bits. Tied weights stay one tensor.
         """
-        from peft.tuners.lora import LoraLayer
+        from scramble.runs.internals.peft import LoraLayer, name_without_adapter
 
         layers = {name: one for name, one in self.model.named_modules() if isinstance(one, LoraLayer)}
         found = {
-            name.replace(".base_layer.", "."): value.detach()
+            whole: value.detach()
             for name, value in self.model.state_dict().items()
-            if not any(part.startswith("lora_") for part in name.split("."))
+            if (whole := name_without_adapter(name)) is not None
         }
         for name, layer in layers.items():
             weight: Any = layer.get_base_layer().weight

@@ -109,9 +109,9 @@ class Vllm(Sampler):
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
-        import torch
+        from scramble.runs.internals.vllm import process
 
-        environment, set_num_threads = dict(os.environ), torch.set_num_threads
+        environment = dict(os.environ)
         os.environ |= {
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # weights are copied within the process
             "VLLM_CPU_KVCACHE_SPACE": str(self.kv_cache_gib),
@@ -121,15 +121,10 @@ class Vllm(Sampler):
         }
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "TRL currently supports vLLM versions")  # `check` has looked
-            from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
-            from vllm.platforms import current_platform
-
             try:
-                with _updatable() if current_platform.is_cpu() else contextlib.nullcontext():
+                with process():
                     yield
             finally:
-                cleanup_dist_env_and_memory()
-                torch.set_num_threads = set_num_threads  # the CPU's worker puts a blank there
                 os.environ.clear()
                 os.environ |= environment
 
@@ -154,9 +149,12 @@ class Vllm(Sampler):
         """
         from transformers import set_seed
 
-        engine = trainer.vllm_generation.llm
+        from scramble.runs.internals import trl
+        from scramble.runs.internals.vllm import shut_down
+
+        engine = trl.engine(trainer)
         if merged is not None:
-            trainer.vllm_generation._iter_named_params = lambda: _once(merged())
+            trl.copy_from(trainer, lambda: _once(merged()))
         generate, calls = engine.generate, Counter[int]()
 
         def seeded(prompts: list[Any], sampling_params: Any, **arguments: Any) -> Any:
@@ -173,7 +171,7 @@ class Vllm(Sampler):
         try:
             yield
         finally:  # now, and not whenever it is collected: that would end the engine of a later run
-            engine.llm_engine.engine_core.shutdown()
+            shut_down(engine)
 
     def finish(self, trainer: Any) -> dict[str, Any]:
         """Copy the last weights too, and compare what the engine makes of prompts with the trained model.
@@ -181,7 +179,9 @@ class Vllm(Sampler):
         Raises:
             RunError: they are another model's.
         """
-        trainer.vllm_generation.sync_weights()
+        from scramble.runs.internals.trl import sync_weights
+
+        sync_weights(trainer)
         apart = _apart(trainer)
         if not apart["mean"] <= _APART:
             raise RunError(
@@ -217,35 +217,23 @@ def _free_port() -> int:
         return int(one.getsockname()[1])
 
 
-@contextlib.contextmanager
-def _updatable() -> Iterator[None]:
-    """Make engines on the CPU whose weights can be replaced: oneDNN keeps packed copies of the first ones."""
-    import vllm._custom_ops as ops
-
-    before = ops._supports_onednn
-    ops._supports_onednn = False
-    try:
-        yield
-    finally:
-        ops._supports_onednn = before
-
-
 def _apart(trainer: Any) -> dict[str, float]:
     """Mean and largest distance of log-probabilities of the data's first prompts, in nats."""
     import torch
     from vllm import SamplingParams
 
+    from scramble.runs.internals.trl import engine
     from scramble.runs.tasks.prompts import prompt_ids
 
     first = list(trainer.train_dataset["prompt"])[:_CHECKED_PROMPTS]
     prompts = [prompt_ids(trainer.processing_class, prompt) for prompt in first]
     prompts = [ids for ids in prompts if len(ids) > 1]
-    engine, model = trainer.vllm_generation.llm, trainer.model.eval()
+    sampler, model = engine(trainer), trainer.model.eval()
     asked = SamplingParams(max_tokens=1, prompt_logprobs=0)
     found = []
     for ids, done in zip(
         prompts,
-        engine.generate([{"prompt_token_ids": p} for p in prompts], asked, use_tqdm=False),
+        sampler.generate([{"prompt_token_ids": p} for p in prompts], asked, use_tqdm=False),
         strict=True,
     ):
         tokens = torch.tensor([ids], device=model.device)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from transformers import TrainerCallback
 
 from scramble.errors import RunError
+from scramble.internals.transformers import called
 
 
 class Callback(TrainerCallback):
@@ -44,12 +45,12 @@ def check_order(trainer: Any, callbacks: Sequence[Callback]) -> None:
     Raises:
         RunError: it does not.
     """
-    called = trainer.callback_handler.callbacks  # `call_event` goes through this list
+    order = called(trainer)
     for one in callbacks:
-        if (times := sum(one is other for other in called)) != 1:
+        if (times := sum(one is other for other in order)) != 1:
             raise RunError(f"callbacks: the trainer calls {type(one).__name__} {times} times, and not once")
-    for place, one in enumerate(called):
-        for later in called[place + 1 :]:
+    for place, one in enumerate(order):
+        for later in order[place + 1 :]:
             if _follows(one, later):
                 raise RunError(
                     f"callbacks: the trainer calls {type(later).__name__} after {type(one).__name__}, "

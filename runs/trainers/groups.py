@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from trl import GRPOTrainer
 
+from scramble.runs.internals.trl import measure
 from scramble.runs.trainers.rollouts import Rollouts
 
 Advantages = Callable[[Float[Tensor, "prompt generation"]], Float[Tensor, "prompt generation"]]
@@ -55,8 +56,8 @@ class GroupTrainer(GRPOTrainer):
             batch["advantages"] = self.advantages(grouped).flatten().to(batch["advantages"])
         return batch
 
-    def _calculate_rewards(self, *args: Any) -> Float[Tensor, "sequence function"]:
-        rewards = super()._calculate_rewards(*args)
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Float[Tensor, "sequence function"]:
+        rewards = super()._calculate_rewards(*args, **kwargs)
         self._rewards = (rewards * self.reward_weights.to(rewards.device)).sum(dim=1)
         return rewards
 
@@ -85,8 +86,8 @@ class GroupTrainer(GRPOTrainer):
                 if not self._spread(group, completions):
                     flat.append(at)
             resampled += len(places)
-        self._metrics["train"]["resampled_groups"].append(resampled)
-        self._metrics["train"]["groups_without_spread"].append(len(flat))
+        measure(self, "resampled_groups", resampled)
+        measure(self, "groups_without_spread", len(flat))
         return [row for group in groups for row in group], [one for group in sampled for one in group]
 
     def _unseen(self, groups: list[Group]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from scramble.runs.internals.trl import measure
 from scramble.runs.trainers.groups import Group, GroupTrainer
 
 
@@ -20,7 +21,7 @@ class RejectionTrainer(GroupTrainer):
     def _generate_and_score_completions(self, inputs: Group) -> dict[str, Any]:
         batch = super()._generate_and_score_completions(inputs)
         kept = batch["advantages"]
-        self._metrics["train"]["kept"].append(kept.sum().item())
+        measure(self, "kept", kept.sum().item())
         batch["num_items_in_batch"] = (_own_tokens(batch).sum(dim=1) * kept).sum()
         return batch
 
@@ -34,7 +35,7 @@ class RejectionTrainer(GroupTrainer):
             inputs["completion_ids"].size(1),
             compute_entropy=True,
         )
-        self._metrics["train"]["entropy"].append(((entropies * tokens).sum() / tokens.sum()).item())
+        measure(self, "entropy", ((entropies * tokens).sum() / tokens.sum()).item())
         return -(log_likelihoods * mask).sum() / inputs["num_items_in_batch"].clamp(min=1)
 
 

@@ -6,7 +6,8 @@ import sys
 from typing import Any
 
 from torch import Tensor
-from trl.experimental.cpo import CPOTrainer
+
+from scramble.runs.internals.trl_experimental import CPOTrainer
 
 NO_LIMIT = sys.maxsize
 """For `max_length`, whose None means 512 there."""

@@ -111,20 +111,20 @@ def _known(config: Config) -> dict[str, Role | None]:
 
 
 def _named_roles(model: PreTrainedModel) -> Iterator[tuple[str, Role | None]]:
-    head = model.get_output_embeddings()
+    head, saved = model.get_output_embeddings(), model.state_dict().keys()
     for prefix, module in model.named_modules():
         path = f"{prefix}." if prefix else ""
         for name, tensor in module.named_parameters(recurse=False):
             yield path + name, _role_in(module, name, tensor, module is head)
         for name, _ in module.named_buffers(recurse=False):
             # What the class saves is a part of the model's state, as the bias that balances experts.
-            saved = name not in module._non_persistent_buffers_set
-            yield path + name, None if saved else "buffer"
+            yield path + name, None if path + name in saved else "buffer"
 
 
 def _role_in(module: torch.nn.Module, name: str, tensor: torch.Tensor, head: bool) -> Role | None:
     import torch
-    from transformers.pytorch_utils import Conv1D
+
+    from scramble.internals.transformers import Conv1D
 
     if not tensor.requires_grad:
         return "buffer"  # constants, as sinusoids that stand for positions
@@ -143,7 +143,8 @@ def _model(config: Config) -> PreTrainedModel | None:
         import torch
         import transformers
         from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
-        from transformers.initialization import no_init_weights
+
+        from scramble.internals.transformers import without_weights
 
         made = CONFIG_MAPPING[str(config["model_type"])].from_dict(dict(config))
         named = [getattr(transformers, str(name), None) for name in config.get("architectures") or ()]
@@ -153,8 +154,8 @@ def _model(config: Config) -> PreTrainedModel | None:
             for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING)
             if type(made) in mapping
         ]
-        with no_init_weights(), torch.device("meta"):
-            model: PreTrainedModel = kinds[0]._from_config(made)
+        with torch.device("meta"):
+            model = without_weights(kinds[0], made)
     except Exception:  # not in transformers, or a config that its class refuses: names decide
         return None
     return model

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_map
 
 from scramble.architecture.axes import Array
 from scramble.checkpoints import Checkpoint
 from scramble.errors import ScrambleError, UndecidedError, one_line
+from scramble.internals.torch import tree_map
 from scramble.models.arithmetic import RESOLUTION, Float64, relative
 from scramble.models.modules import empty_model, give_back, placement
 from scramble.models.routing import Routing
@@ -262,19 +262,10 @@ class Forward:
 
     def _load(self, module: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
         """Put stored tensors into a module's parameters, converted as transformers converts them."""
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import convert_and_load_state_dict_in_model
-        from transformers.modeling_utils import LoadStateDictConfig
+        from scramble.internals.transformers import convert
 
-        settings = LoadStateDictConfig(
-            weight_mapping=get_model_conversion_mapping(self._model),
-            device_map={"": self.device},
-            dtype=self.dtype,
-        )
-        found, _ = convert_and_load_state_dict_in_model(self._model, weights, settings)
-        if found.unexpected_keys or found.conversion_errors:
-            name = sorted([*found.unexpected_keys, *found.conversion_errors])[0]
-            raise UndecidedError(f"'{name}' is no parameter of the transformers model")
+        if unknown := convert(self._model, weights, self.device, self.dtype):
+            raise UndecidedError(f"'{unknown[0]}' is no parameter of the transformers model")
         embedding = self._model.get_input_embeddings()
         if module is self._model.get_output_embeddings() and not embedding.weight.is_meta:
             module.weight = embedding.weight

@@ -48,15 +48,16 @@ def empty_model(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
     """The transformers model of a checkpoint, its buffers made and its parameters without memory."""
     from accelerate import init_empty_weights
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-    from transformers.initialization import no_init_weights
     from transformers.utils import logging
+
+    from scramble.internals.transformers import without_weights
 
     logging.disable_progress_bar()
     config = configuration(checkpoint)
     try:
-        with no_init_weights(), init_empty_weights(include_buffers=False):
-            model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._from_config(
-                config, dtype=dtype, experts_implementation="eager"
+        with init_empty_weights(include_buffers=False):
+            model = without_weights(
+                MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, dtype=dtype, experts_implementation="eager"
             )
     except Exception as error:  # whatever a config can make transformers raise: no verdict is possible
         raise UndecidedError(

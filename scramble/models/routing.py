@@ -31,13 +31,15 @@ class Routing:
         self.reached: dict[tuple[int, int], set[int]] = {}
 
     def watch(self, layer: int, module: torch.nn.Module) -> None:
-        """Look at what enters the experts of a decoder layer: states, experts of each token, weights."""
+        """Look at what enters the experts of a decoder layer."""
+        from scramble.internals.transformers import EXPERTS, reached
+
         for name, part in module.named_modules():
-            if name.split(".")[-1] == "experts":  # the name in transformers, whatever the tensors are called
+            if name.split(".")[-1] == EXPERTS:
 
                 def note(module: torch.nn.Module, given: tuple[Any, ...]) -> None:
                     if self.variant is not None:
-                        _, experts, weights = given
+                        experts, weights = reached(given)
                         shown = experts[weights.abs() >= LEAST_WEIGHT].unique().tolist()
                         self.reached.setdefault((layer, self.variant), set()).update(shown)
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
 
 from scramble.architecture import Architecture, Role
 from scramble.checkpoints import open_checkpoint
 from scramble.families import FAMILIES as TABLES
 from scramble.families import architecture
+from scramble.internals.transformers import get_model_conversion_mapping
 from scramble.measures.pairs.ends import ends
 from scramble.measures.pairs.places import Places
 from scramble.measures.pairs.selection import Selection, matrices

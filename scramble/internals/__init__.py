@@ -1,0 +1,1 @@
+"""What other libraries do not promise to keep, one module a library: nothing else reaches into them."""
