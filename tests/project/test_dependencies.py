@@ -16,7 +16,7 @@ from packaging.version import Version
 
 from scramble.internals.transformers import RESUMED
 from scramble.runs.internals.trl import METHODS
-from tests.test_layout import FILES, ROOT
+from tests.project.sources import FILES, ROOT
 
 # What each library documents as its interface: names of the module itself, classes and functions. All else in
 # it moves without notice. Of torch that is every module without an underscore, and so it is not listed.
