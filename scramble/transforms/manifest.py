@@ -126,6 +126,13 @@ class Equivalence(_Record):
     storage_bound: float | None = None
     layers: tuple[LayerErrors, ...] = ()
 
+    @classmethod
+    def judged(cls, **values: Any) -> Equivalence:
+        """The fields but for the verdict, and the verdict that they give: every check that ran has passed."""
+        found = cls(verdict="equivalent", **values)
+        passed = bool(found.checks()) and all(one["passed"] for one in found.checks())
+        return found if passed else found.model_copy(update={"verdict": "not equivalent"})
+
     @property
     def equivalent(self) -> bool:
         """Whether every check that ran has passed."""
