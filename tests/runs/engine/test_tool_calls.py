@@ -19,7 +19,7 @@ from scramble.runs.recipe.recipe import Recipe
 from scramble.runs.tasks import Example
 from scramble.runs.tasks.tools import Tools, calculator
 
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.train
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"]
 ALGORITHMS: list[dict[str, Any]] = [
     {"name": "grpo"},

@@ -26,7 +26,6 @@ from scramble.runs.recipe.recipe import Recipe
 from tests.methods import lack, overrides, owner, refusal
 from tests.runs.conftest import ON_POLICY, SUPERVISED
 
-pytestmark = pytest.mark.filterwarnings("ignore")
 ALGORITHMS = {
     "dapo": ON_POLICY["dapo"],
     "rejection_sft": ON_POLICY["rejection_sft"],
