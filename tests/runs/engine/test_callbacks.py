@@ -123,6 +123,7 @@ def test_a_run_whose_trainer_adds_one_after_ours_is_refused(
         run(recipe, tmp_path / "out", threads=1)
 
 
+@pytest.mark.train
 def test_a_run_calls_them_in_the_declared_order(
     content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
