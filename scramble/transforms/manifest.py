@@ -137,6 +137,13 @@ class Equivalence(_Record):
     def _repr_html_(self) -> str:
         return html(self, self.checks())
 
+    @classmethod
+    def judged(cls, **values: Any) -> Equivalence:
+        """The fields but for the verdict, and the verdict that they give: every check that ran has passed."""
+        found = cls(verdict="equivalent", **values)
+        passed = bool(found.checks()) and all(one["passed"] for one in found.checks())
+        return found if passed else found.model_copy(update={"verdict": "not equivalent"})
+
     @property
     def equivalent(self) -> bool:
         """Whether every check that ran has passed."""

@@ -108,12 +108,49 @@ def test_no_test_module_is_imported(path: Path) -> None:
     assert not {part for part in found if part.startswith("test_")}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def ignores_all(node: ast.AST) -> bool:
+    """Whether a call, or a test's mark, ignores warnings without a message or a category that says which."""
+    if not isinstance(node, ast.Call):
+        return False
+    if ast.unparse(node.func).rpartition(".")[2] not in ("filterwarnings", "simplefilter", "catch_warnings"):
+        return False
+    named = {one.arg: one.value for one in node.keywords if one.arg in ("action", "message", "category")}
+    given = [ast.unparse(one).strip("'\"") for one in (*node.args, *named.values())]
+    action, *which = [part for text in given for part in text.split(":")] or [""]
+    return action == "ignore" and all(part in ("", "Warning", ".*") for part in which)
+
+
+@pytest.mark.parametrize("path", [*FILES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_warnings_are_ignored_by_name(path: Path) -> None:
-    """A message or a category says which."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("warnings."):
-            assert "ignore" not in ast.unparse(node) or len(node.args) + len(node.keywords) > 1
+    assert not [ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if ignores_all(node)]
+
+
+def test_the_settings_of_pytest_name_what_they_ignore() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    first, *rest = settings["filterwarnings"]
+    assert first == "error"
+    assert all(len(one.split(":")) >= 3 and one.split(":")[1] and one.split(":")[2] for one in rest)
+
+
+@pytest.mark.parametrize(
+    ("text", "all_of_them"),
+    [
+        ('pytest.mark.filterwarnings("ignore")', True),
+        ('pytest.mark.filterwarnings("ignore::Warning")', True),
+        ('pytest.mark.filterwarnings("ignore:lbfgs")', False),
+        ('pytest.mark.filterwarnings("ignore::DeprecationWarning")', False),
+        ('pytest.mark.filterwarnings("error")', False),
+        ('warnings.simplefilter("ignore")', True),
+        ('warnings.simplefilter("ignore", Warning)', True),
+        ('warnings.simplefilter(action="ignore", category=UserWarning)', False),
+        ('warnings.filterwarnings("ignore", "TRL currently")', False),
+        ('warnings.catch_warnings(action="ignore")', True),
+        ('warnings.catch_warnings(action="ignore", category=UserWarning)', False),
+        ("warnings.catch_warnings(record=True)", False),
+    ],
+)
+def test_what_ignores_all_warnings_is_known(text: str, all_of_them: bool) -> None:
+    assert ignores_all(ast.parse(text, mode="eval").body) == all_of_them
 
 
 def test_remote_code_is_never_trusted() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from einops import rearrange
 import pandas as pd
 from jaxtyping import Bool, Float64, Int64, UInt16
 
@@ -200,7 +201,8 @@ def _held(
     """How many weights of each class every line holds."""
     lines = index if side == "row" else index.T
     numbered = lines + used * np.arange(len(lines))[:, None]
-    return np.bincount(numbered.reshape(-1), minlength=used * len(lines)).reshape(-1, used)
+    counts = np.bincount(numbered.reshape(-1), minlength=used * len(lines))
+    return rearrange(counts, "(line key) -> line key", key=used)
 
 
 def _scores(

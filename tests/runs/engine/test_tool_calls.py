@@ -19,7 +19,7 @@ from scramble.runs.tasks import Example
 from scramble.runs.tasks.tools import Tools, calculator
 from tests.runs.chats import tokenizer
 
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.train
 ALGORITHMS: list[dict[str, Any]] = [
     {"name": "grpo"},
     {"name": "dapo", "resamples": 0},
