@@ -8,35 +8,42 @@ import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import torch
-from hypothesis import HealthCheck, settings
-from transformers.utils import logging
 
 from tests import typed
+from tests.training import MARKS, REFUSAL, Guard
+
+if TYPE_CHECKING:
+    from tests.models import Tiny
 
 typed.install()
-
-from tests.models import Tiny  # noqa: E402
-from tests.training import MARKS, REFUSAL, Guard  # noqa: E402
-
-settings.register_profile(
-    "scramble",
-    deadline=None,
-    max_examples=25,
-    derandomize=bool(os.environ.get("CI")),
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-settings.load_profile("scramble")
-torch.set_num_threads(1)
-logging.disable_progress_bar()
 GUARD = Guard()
-GUARD.install()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the libraries up, but not in xdist's controller: it runs no test, and its workers wait for it."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return
+    import torch
+    from hypothesis import HealthCheck, settings
+    from transformers.utils import logging
+
+    settings.register_profile(
+        "scramble",
+        deadline=None,
+        max_examples=25,
+        derandomize=bool(os.environ.get("CI")),
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+    settings.load_profile("scramble")
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    GUARD.install()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -107,10 +114,14 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def tiny() -> Tiny:
     """Biases, two KV heads with two query heads each, two layers."""
+    from tests.models import Tiny
+
     return Tiny("qwen2", kv_heads=2, group=2, head_dim=8, layers=2, seed=3)
 
 
 @pytest.fixture
 def checkpoint(tiny: Tiny, tmp_path: Path) -> Path:
     """The tiny model in bf16."""
+    import torch
+
     return tiny.save(tmp_path / "model", torch.bfloat16)

@@ -5,7 +5,7 @@ from tests.models import Tiny
 
 
 def _tiny(family: str) -> Tiny:
-    return Tiny(family, 2, 2, 8, layers=1)
+    return Tiny(family, 2, 2, 8, layers=2)
 
 
 def _follows_the_blocks(family: str) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,7 @@ class Tiny:
     @property
     def sparse(self) -> set[int]:
         """Layers with routed experts, by transformers' modules."""
-        names = [name for name, _ in self.on_meta().named_modules() if name.endswith(".experts")]
+        names = [name for name in _modules(replace(self, seed=0)) if name.endswith(".experts")]
         prefix = TABLES[self.family].layer
         found = [prefix.replace("{layer}", str(layer)) for layer in range(self.layers)]
         return {layer for layer, one in enumerate(found) if any(name.startswith(one) for name in names)}
@@ -186,8 +187,7 @@ class Tiny:
     @property
     def norms(self) -> set[str]:
         """Classes of transformers' norms."""
-        kinds = {type(module).__name__ for module in self.on_meta().modules()}
-        return {kind for kind in kinds if "Norm" in kind}
+        return {kind for kind in _modules(replace(self, seed=0)).values() if "Norm" in kind}
 
     def on_meta(self) -> PreTrainedModel:
         """transformers' model without memory."""
@@ -222,6 +222,12 @@ class Tiny:
     def save(self, folder: Path, dtype: torch.dtype = torch.float64, shard: str = "1GB") -> Path:
         self.build().to(dtype).save_pretrained(folder, max_shard_size=shard)
         return folder
+
+
+@cache
+def _modules(tiny: Tiny) -> dict[str, str]:
+    """The classes of transformers' modules by name."""
+    return {name: type(module).__name__ for name, module in tiny.on_meta().named_modules()}
 
 
 MIXTURES = tuple(family for family in FAMILIES if Tiny(family, 2, 2, 8, layers=2).sparse)

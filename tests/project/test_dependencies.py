@@ -6,6 +6,7 @@ import ast
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -74,7 +75,8 @@ def defined(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            yield from [node.attr] if ast.unparse(node.value) in ("self", "cls") else []
+            if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"):
+                yield node.attr
 
 
 def reached(tree: ast.AST) -> Iterator[str]:
@@ -82,11 +84,15 @@ def reached(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             yield node.attr
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr", "hasattr"):
-            yield from [str(one.value) for one in node.args[1:2] if isinstance(one, ast.Constant)]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id in ("getattr", "setattr", "hasattr"):
+                yield from [str(one.value) for one in node.args[1:2] if isinstance(one, ast.Constant)]
 
 
-OWN = {name for path in FILES for name in defined(ast.parse(path.read_text()))} - METHOD_NAMES
+@cache
+def own() -> set[str]:
+    """Names that this project gives."""
+    return {name for path in FILES for name in defined(ast.parse(path.read_text()))} - METHOD_NAMES
 
 
 def private(text: str, overriding: bool) -> set[str]:
@@ -102,7 +108,7 @@ def private(text: str, overriding: bool) -> set[str]:
             found.add(f"{module}.{name}" if name else module)
     for name in reached(tree):
         if name in INNER or (name.startswith("_") and not name.startswith("__")):
-            allowed = OWN | DOCUMENTED | (METHOD_NAMES if overriding else set())
+            allowed = own() | DOCUMENTED | (METHOD_NAMES if overriding else set())
             found |= {name} - allowed
     for node in ast.walk(tree):  # transformers.something.name, without an import of it
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute):

@@ -15,7 +15,7 @@ from scramble.internals import transformers as internals
 from scramble.internals.method import Method
 from scramble.internals.torch import tree_map
 from tests.methods import lack
-from tests.models import FAMILIES, Tiny, weights
+from tests.models import FAMILIES, MIXTURES, Tiny, weights
 
 CPU = torch.device("cpu")
 
@@ -86,9 +86,6 @@ def test_names_that_are_not_the_models_are_named(tmp_path: Path) -> None:
     model = emptied(mixture().save(tmp_path / "base"))
     unknown = internals.convert(model, {"model.layers.1.other.weight": torch.ones(2)}, CPU, torch.float64)
     assert unknown == ["model.layers.1.other.weight"]
-
-
-MIXTURES = [name for name in FAMILIES if mixture(name).sparse]
 
 
 @pytest.mark.parametrize("family", MIXTURES)
