@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from einops import rearrange
 import pandas as pd
+from einops import rearrange
 from jaxtyping import Bool, Float64, Int64, UInt16
 
 from scramble.errors import SelectionError, TargetError
