@@ -43,7 +43,7 @@ class ExpertPermutation(Symmetry):
     def draw(self, architecture: Architecture, seed: int, layer: int | None) -> tuple[Element, ...]:
         groups, size = self._shape(architecture, layer)
         experts = np.arange(groups * size, dtype=np.int64)
-        drawn = rearrange(experts, "(group expert) -> group expert", group=groups)
+        drawn: np.ndarray = rearrange(experts, "(group expert) -> group expert", group=groups)
         if self.within and size > 1:
             for number, row in enumerate(drawn):
                 row[:] = row[permutation(size, generator(seed, self.name, layer, "within", number))]
