@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer
 
@@ -74,11 +75,12 @@ class Refusal:
         assert digest(folder) == before
 
 
+@cache
 def commands() -> list[str]:
     """The names of all commands of the app, those of groups with the group's."""
 
-    def named(one: click.Command, prefix: str) -> list[str]:
-        if isinstance(one, click.Group):
+    def named(one: Any, prefix: str) -> list[str]:
+        if hasattr(one, "commands"):  # typer may bring a click of its own
             return [name for key, inner in one.commands.items() for name in named(inner, f"{prefix} {key}")]
         return [prefix.strip()]
 
