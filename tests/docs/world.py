@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,16 @@ SCRAMBLED = Path("runs-out/starts/scrambled")
 _SIDE = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, layers: int = 30, scrambled: Sequence[int] = (20, 25)) -> None:
     """Write it all without training: ends of runs are starts with noise of the size of bf16's rounding."""
     with contextlib.chdir(folder):
         model = Path("model")
         with_tokenizer(
-            Tiny("qwen2", kv_heads=2, group=2, head_dim=8, layers=30, seed=3).save(model, torch.bfloat16)
+            Tiny("qwen2", kv_heads=2, group=2, head_dim=8, layers=layers, seed=3).save(model, torch.bfloat16)
         )
         Path("text.txt").write_text("".join(f"{a}+{b}={a + b}\n" for a in range(9) for b in range(9)))
         SCRAMBLED.parent.mkdir(parents=True)
-        scramble.apply(model, SCRAMBLED, layers=[20, 25], full_hash=True, progress=False)
+        scramble.apply(model, SCRAMBLED, layers=[*scrambled], full_hash=True, progress=False)
         for seed in (1, 2):
             _run(f"grpo-seed{seed}", model, seed)
         _run("scrambled-seed1", SCRAMBLED, 1)

@@ -313,38 +313,3 @@ def test_lanes_divide_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     assert lanes(9).gpus == ("2", "3")
     assert lanes(9).count == 2
-
-
-BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown key": ({"arm": {}}, "arm: unknown key"),
-    "unknown recipe key": ({"recipe": RECIPE | {"lr": 1}}, "lr: unknown key"),
-    "recipe sets the seed": ({"recipe": RECIPE | {"seed": 1}}, "recipe.seed: the experiment sets this"),
-    "no base arm": ({"arms": {"a": ["vo-rotation:layers=1"]}}, "exactly one arm must have no scrambles"),
-    "no seeds": ({"seeds": []}, "seeds"),
-    "a seed twice": ({"seeds": [1, 1]}, "a seed is listed twice"),
-    "no such base": ({"base": "/nonexistent"}, "/nonexistent"),
-    "no float32 ends": ({"recipe": RECIPE | {"fp32_steps": []}}, "put step 3 into recipe.fp32_steps"),
-    "unknown symmetry": ({"arms": {"base": [], "x": ["vo:layers=1"]}}, "no symmetry named 'vo'"),
-    "layer out of range": (
-        {"arms": {"base": [], "x": ["vo-rotation:layers=7"]}},
-        "outside this model's layers",
-    ),
-}
-
-
-@pytest.mark.parametrize(("change", "message"), BAD.values(), ids=BAD)
-def test_a_bad_experiment_is_one_line(
-    change: dict[str, Any], message: str, tmp_path: Path, command: Command
-) -> None:
-    make_base(tmp_path)
-    found = command("experiment", "run", write(tmp_path, **change), "--out", tmp_path / "out", "--quiet")
-    assert (found.code, found.out, found.err.count("\n")) == (2, "", 1)
-    assert message in found.err
-
-
-def test_a_contrast_of_nothing_is_refused(tmp_path: Path, command: Command) -> None:
-    make_base(tmp_path)
-    found = command("experiment", "contrast", write(tmp_path), "--out", tmp_path / "out")
-    assert found.code == 2
-    assert "0 finished run(s)" in found.err
-    assert [path.name for path in tmp_path.iterdir() if path.name == "out"] == []

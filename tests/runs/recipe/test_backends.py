@@ -14,7 +14,7 @@ from scramble.runs.engine.run import run
 from scramble.runs.recipe import backends
 from scramble.runs.recipe.recipe import Recipe
 from tests.conftest import Command
-from tests.runs.conftest import ON_POLICY, SUPERVISED
+from tests.runs.conftest import ON_POLICY
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
@@ -37,35 +37,6 @@ def test_the_back_end_is_part_of_what_decides_the_weights(
     named = Recipe.model_validate(content | {"algorithm": algorithm, "backend": {"name": "transformers"}})
     other = Recipe.model_validate(content | {"algorithm": algorithm, "backend": {"name": "vllm"}})
     assert plain.identity("h") == named.identity("h") != other.identity("h")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        *(
-            (
-                {"algorithm": algorithm, "backend": {"name": "vllm"}},
-                f"backend 'vllm' samples completions, which algorithm '{name}' does not train on",
-            )
-            for name, algorithm in SUPERVISED.items()
-        ),
-        ({"backend": {"name": "sglang"}}, "backend"),
-        ({"backend": {"name": "vllm", "mode": "server"}}, "backend.mode: unknown key"),
-        ({"backend": {"name": "vllm", "kv_cache_gib": 0}}, "backend.kv_cache_gib"),
-        ({"backend": {"name": "vllm", "gpu_memory_utilization": 1.5}}, "backend.gpu_memory_utilization"),
-        ({"backend": {"name": "transformers", "kv_cache_gib": 1}}, "backend.kv_cache_gib: unknown key"),
-    ],
-)
-def test_a_back_end_that_does_not_fit_is_refused_before_anything_is_written(
-    change: dict[str, Any], message: str, content: dict[str, Any], command: Command, tmp_path: Path
-) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(content | change))
-    found = command("run", path, "--out", tmp_path / "out", "--quiet")
-    assert found.code == 2
-    assert message in found.err
-    assert found.err.count("\n") == 1
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

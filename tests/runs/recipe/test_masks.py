@@ -160,27 +160,3 @@ def test_a_file_that_does_not_fit_fails_the_run_in_one_line(
         assert f"{path}: {message}" in found.err
         assert (tmp_path / "out").exists() == bool(message)
     assert_failed(tmp_path / "out", "not a file of masks")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"mask": {"kind": "safe", "seed": 1}}, "mask.seed: unknown key"),
-        ({"mask": {"kind": "safe", "alpha": 1.0}}, "mask.alpha"),
-        ({"mask": {"kind": "best"}}, "mask"),
-        ({"mask": {"kind": "safe"}, "adapter": {"name": "lora"}}, "give one of the two"),
-        ({"match": {"update_norm": 1}, "adapter": {"name": "lora"}}, "which an adapter is not"),
-        ({"adapter": {"name": "milora"}}, "adapter.name"),
-        ({"collapse": {"kl_above": 1}}, "needs the section kl"),
-        ({"collapse": {"reward_below": 0}, "algorithm": {"name": "sft"}}, "'sft' has no reward"),
-    ],
-)
-def test_sections_that_cannot_be_are_refused_in_one_line(
-    change: dict[str, Any], message: str, content: dict[str, Any], tmp_path: Path, command: Command
-) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(content | change))
-    found = command("run", path, "--out", tmp_path / "out")
-    assert (found.code, found.out, found.err.count("\n")) == (2, "", 1)
-    assert message in found.err
-    assert not (tmp_path / "out").exists()

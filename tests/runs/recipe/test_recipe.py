@@ -10,7 +10,6 @@ import yaml
 
 from scramble.errors import RecipeError
 from scramble.runs.recipe.recipe import Recipe, read_recipe
-from tests.conftest import Command
 
 
 def test_identity_is_what_decides_the_weights(content: dict[str, Any]) -> None:
@@ -57,37 +56,6 @@ def test_the_paper_preset_is_written_out_and_overridden(content: dict[str, Any])
     assert own.optimizer.name == "sgd"
     other = Recipe.model_validate(plain | {"preset": "paper", "algorithm": {"name": "grpo"}})
     assert other.algorithm == Recipe.model_validate(plain | {"algorithm": {"name": "grpo"}}).algorithm
-
-
-BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown key": ({"step": 3}, "step: unknown key"),
-    "unknown nested key": ({"optimizer": {"lr": 1}}, "optimizer.lr: unknown key"),
-    "unknown task": ({"task": {"name": "chess"}}, "task"),
-    "unknown task key": ({"task": {"name": "few-shot-sums", "shot": 1}}, "shot: unknown key"),
-    "no steps": ({"steps": 0}, "steps"),
-    "late checkpoint": ({"save_steps": [5]}, "step 5 is to be saved"),
-    "one generation": ({"algorithm": {"generations": 1}}, "generations"),
-    "micro batch": (
-        {"algorithm": {"prompts": 2, "generations": 4, "micro_batch": 3}},
-        "micro_batch does not divide",
-    ),
-    "pattern without a group": ({"task": {"name": "few-shot-sums", "answer_pattern": "x"}}, "a group"),
-    "operands": ({"task": {"name": "few-shot-sums", "low": 9, "high": 2}}, "low 9 is above high 2"),
-    "name with a path": ({"name": "../x"}, "name"),
-}
-
-
-@pytest.mark.parametrize(("change", "message"), BAD.values(), ids=BAD)
-def test_a_bad_recipe_is_one_line_and_nothing_is_written(
-    change: dict[str, Any], message: str, content: dict[str, Any], tmp_path: Path, command: Command
-) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(content | change))
-    found = command("run", path, "--out", tmp_path / "out")
-    assert (found.code, found.out, found.err.count("\n")) == (2, "", 1)
-    assert message in found.err
-    assert str(path) in found.err
-    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_not_yaml_is_refused(tmp_path: Path) -> None:

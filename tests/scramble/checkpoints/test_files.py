@@ -88,16 +88,6 @@ def test_what_transformers_loads_is_what_is_scrambled(
         )
 
 
-def test_an_index_may_not_leave_the_folder_through_a_link(tmp_path: Path, command: Command) -> None:
-    base = Tiny("llama", 2, 1, 8, layers=1).save(tmp_path / "base", shard="6KB")
-    in_a_subfolder(base)
-    (base / "sub").rename(tmp_path / "elsewhere")
-    (base / "sub").symlink_to(tmp_path / "elsewhere")
-    found = command("inspect", base)
-    assert (found.code, found.err.count("\n")) == (2, 1)
-    assert "which is not a safetensors file of the folder" in found.err
-
-
 def test_a_tensor_that_the_index_names_and_the_table_needs_is_missed(
     tmp_path: Path, command: Command
 ) -> None:
@@ -117,35 +107,6 @@ def test_a_tensor_that_the_index_names_and_the_table_needs_is_missed(
     assert f"named by the index, stored in no shard in {end}" in found.err
 
 
-def adapter(folder: Path, kind: str = "adapter_config.json") -> None:
-    (folder / kind).write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "org/base"}))
-
-
-@pytest.mark.parametrize("kind", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"])
-def test_an_adapter_beside_the_weights_is_refused_by_every_command(
-    kind: str, checkpoint: Path, tmp_path: Path, command: Command
-) -> None:
-    base = Path(shutil.copytree(checkpoint, tmp_path / "base"))
-    adapter(checkpoint, kind)
-    text = tmp_path / "text.txt"
-    text.write_text("1+2=3")
-    for arguments in (
-        ("apply", checkpoint, "--layers", 0),
-        ("fold", checkpoint),
-        ("verify", base, checkpoint),
-        ("verify", checkpoint, base),
-        ("inspect", checkpoint),
-        ("diff", f"{base}:{checkpoint}"),
-        ("spectra", f"{checkpoint}:{base}"),
-        ("gates", f"{base}:{checkpoint}", "--prompts", text),
-    ):
-        found = command(*arguments)
-        assert (found.code, found.out, found.err.count("\n")) == (2, "", 1), arguments
-        assert f"holds an adapter ({kind}) beside its weights" in found.err
-        assert "merge it" in found.err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "model", "text.txt"]
-
-
 @pytest.mark.parametrize("what", ["quantization_config", "hf_quant_config.json", "quantize_config.json"])
 def test_weights_that_loaders_quantise_are_not_called_equivalent(
     what: str, checkpoint: Path, tmp_path: Path, command: Command
@@ -160,13 +121,6 @@ def test_weights_that_loaders_quantise_are_not_called_equivalent(
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_that_the_config_names_are_refused(checkpoint: Path, command: Command) -> None:
-    edit_config(checkpoint, transformers_weights="other.safetensors")
-    found = command("inspect", checkpoint)
-    assert (found.code, found.err.count("\n")) == (2, 1)
-    assert "transformers_weights makes transformers load other.safetensors" in found.err
-
-
 def test_descriptions_of_modules_that_stay_behind_are_not_carried_over(
     checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -176,53 +130,6 @@ def test_descriptions_of_modules_that_stay_behind_are_not_carried_over(
     apply(checkpoint, tmp_path / "out", layers="0", progress=told.append)
     assert not (tmp_path / "out" / "modules.json").exists()
     assert any("1_Pooling, modules.json" in line for line in told)
-
-
-FOREIGN = {
-    "an adapter for org/base": (
-        ["adapter_config.json", "adapter_model.safetensors"],
-        "merge it into its base",
-    ),
-    "FSDP shards of verl": (
-        ["model_world_size_2_rank_0.pt", "huggingface/config.json", "fsdp_config.json"],
-        "verl.model_merger",
-    ),
-    "a step of verl": (["actor/model_world_size_2_rank_0.pt", "data.pt"], "verl.model_merger"),
-    "verl's output folder": (["global_step_30/actor/model_world_size_2_rank_0.pt"], "verl.model_merger"),
-    "FSDP shards": (["pytorch_model_fsdp_0/__0_0.distcp", "trainer_state.json"], "accelerate merge-weights"),
-    "FSDP shards (torch distributed checkpoint)": (["__0_0.distcp", ".metadata"], "accelerate merge-weights"),
-    "DeepSpeed shards": (["zero_to_fp32.py", "latest", "config.json"], "zero_to_fp32.py"),
-    "Megatron shards": (["latest_checkpointed_iteration.txt"], "convert them"),
-    "a run folder": (["run.json", "checkpoints/step-20/config.json"], "one of its checkpoints/step-*"),
-    "a trainer's output folder": (["checkpoint-20/config.json"], "give one of its checkpoint-*"),
-    "a GGUF model": (["model-q4.gguf"], "convert it to safetensors"),
-}
-
-
-@pytest.mark.parametrize("what", FOREIGN)
-@pytest.mark.parametrize(
-    "arguments", ["diff {base}:{folder}", "apply {folder} --layers 0", "verify {base} {folder}"]
-)
-def test_a_folder_of_another_form_is_called_by_its_name(
-    what: str, arguments: str, checkpoint: Path, tmp_path: Path, command: Command
-) -> None:
-    files, how = FOREIGN[what]
-    for name in files:
-        (tmp_path / "other" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "other" / name).write_text('{"base_model_name_or_path": "org/base"}')
-    found = command(*arguments.format(base=checkpoint, folder=tmp_path / "other").split())
-    assert (found.code, found.out, found.err.count("\n")) == (2, "", 1)
-    assert f"{tmp_path / 'other'}: {what}, not a" in found.err
-    assert how in found.err
-
-
-def test_the_config_of_verls_shards_is_known_too(tmp_path: Path, command: Command) -> None:
-    (tmp_path / "actor" / "huggingface").mkdir(parents=True)
-    (tmp_path / "actor" / "huggingface" / "config.json").write_text("{}")
-    (tmp_path / "actor" / "model_world_size_2_rank_1.pt").write_text("")
-    found = command("inspect", tmp_path / "actor" / "huggingface")
-    assert (found.code, found.err.count("\n")) == (2, 1)
-    assert "verl.model_merger" in found.err
 
 
 def cached(checkpoint: Path, home: Path) -> Path:

@@ -157,40 +157,6 @@ def test_other_families_have_both(family: str, prompts: Path, command: Command, 
         assert (found.code, found.err) == (0, "")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        ([], "--prompts FILE is needed"),
-        (["--prompts", "no.txt"], "no.txt: cannot be read"),
-        (["--prompts", "prompts.txt", "--layers", "7"], "outside this model's layers"),
-        (["--prompts", "prompts.txt", "--modules", "q"], "no matrix 'q' here"),
-        (["--prompts", "prompts.txt", "--alpha", "1.5"], "alpha 1.5"),
-        (
-            ["--prompts", "prompts.txt", "--block-layers", "7"],
-            "--block-layers 7: '7' is outside",
-        ),
-        (
-            ["--prompts", "prompts.txt", "--layers", "1", "--block-layers", "0"],
-            "no matrix of layer 0 is chosen",
-        ),
-        (["--prompts", "prompts.txt", "--device", "nowhere"], "--device nowhere: not here"),
-        (["--prompts", "prompts.txt", "--plot", "f.pdf"], ".svg or .png"),
-    ],
-)
-def test_what_cannot_be_used_is_refused_in_one_line(
-    run: CheckpointPair,
-    prompts: Path,
-    command: Command,
-    arguments: list[str],
-    says: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(prompts.parent)
-    found = command("curvature", text(run), *arguments)
-    assert (found.code, found.err.count("\n"), found.out) == (2, 1, "")
-    assert says in found.err
-
-
 def test_infinite_weights_are_refused(run: CheckpointPair, prompts: Path, command: Command) -> None:
     for folder, name, says in (
         (run.end.folder, UP, "infinite or NaN"),

@@ -207,32 +207,6 @@ def test_command_gives_a_row_a_run_and_level(
     assert exact[0]["kl"] != rows[0]["kl"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        ([], "--prompts FILE is needed"),
-        (["--prompts", "no.txt"], "no.txt: cannot be read"),
-        (["--prompts", "own.txt", "--layers", "7"], "outside this model's layers"),
-        (["--prompts", "own.txt", "--modules", "q"], "no matrix 'q' here"),
-        (["--prompts", "own.txt", "--device", "nowhere"], "--device nowhere: not here"),
-        (["--prompts", "own.txt", "--plot", "f.pdf"], ".svg or .png"),
-    ],
-)
-def test_what_cannot_be_used_is_refused_in_one_line(
-    run: CheckpointPair, command: Command, arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(prompts_of(run).parent)
-    found = command("gates", text(run), *arguments)
-    assert (found.code, found.err.count("\n"), found.out) == (2, 1, "")
-    assert says in found.err
-
-
-def test_a_run_listed_twice_is_refused(run: CheckpointPair, command: Command) -> None:
-    found = command("gates", text(run), text(run), "--prompts", prompts_of(run))
-    assert (found.code, found.err.count("\n")) == (2, 1)
-    assert "list every run once" in found.err
-
-
 def test_infinite_weights_are_refused(run: CheckpointPair, command: Command) -> None:
     tensors = load_file(run.end.folder / "model.safetensors")
     for name, says in (

@@ -94,29 +94,6 @@ def test_masks_are_written_for_training(run: CheckpointPair, command: Command, t
     assert command(*ask, "--force").code == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["spectra", "--by", "head"], "--by head"),
-        (["spectra", "--layers", "7"], "outside this model's layers 0 to 1"),
-        (["spectra", "--modules", "q"], "no matrix 'q' here; there are down_proj"),
-        (["spectra", "--plot", "figure.pdf"], ".svg or .png"),
-        (["principal", "--plot", "no/figure.svg"], "does not exist"),
-        (["principal", "--alpha", "1.5"], "alpha 1.5"),
-        (["principal", "--alpha", "nan"], "alpha nan"),
-        (["principal", "--sweep", "0.1,half"], "--sweep 0.1,half"),
-        (["principal", "--mask", "best"], "--mask best"),
-        (["principal", "--sweep", "0.1,0.2", "--write", "m.safetensors"], "one --alpha"),
-    ],
-)
-def test_what_cannot_be_used_is_refused_in_one_line(
-    run: CheckpointPair, command: Command, arguments: list[str], says: str
-) -> None:
-    found = command(arguments[0], text(run), *arguments[1:])
-    assert (found.code, found.err.count("\n"), found.out) == (2, 1, "")
-    assert says in found.err
-
-
 def test_infinite_weights_are_refused_by_name(run: CheckpointPair, command: Command) -> None:
     tensors = weights(run.end.folder)
     tensors[UP][0, 0] = float("inf")

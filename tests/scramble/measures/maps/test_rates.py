@@ -241,26 +241,6 @@ def test_an_update_that_is_zero(checkpoint: Path, command: Command, tmp_path: Pa
     assert {row["rate"] for row in found.json["rows"]} == {0}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--modules", "q"], "no matrix 'q' here"),
-        (["--layers", "9"], "outside this model's layers 0 to 1"),
-        (["--by", "head"], "--by head"),
-        (["--plot", "figure.pdf"], ".svg or .png"),
-        (["--values", "values.json"], "written as .csv"),
-        (["--values", "no/values.csv"], "a folder that exists"),
-        (["--correlate"], "two checkpoints or more"),
-    ],
-)
-def test_what_cannot_be_used_is_refused_in_one_line(
-    texts: list[str], command: Command, arguments: list[str], says: str
-) -> None:
-    found = command("rates", texts[0], *arguments)
-    assert (found.code, found.err.count("\n"), found.out) == (2, 1, "")
-    assert says in found.err
-
-
 def test_no_run_two_starts_and_one_end_twice_are_refused(
     texts: list[str], command: Command, checkpoint: Path, tmp_path: Path
 ) -> None:
