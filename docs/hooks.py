@@ -97,7 +97,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     "Measure what training did": (
         *("diff", "overlap", "spectra", "principal", "consensus", "rates", "curvature", "gates"),
     ),
-    "Read runs": ("open_run", "RunFolder"),
+    "Read runs": ("open_run", "CheckpointPair", "RunFolder"),
     "What they return": ("Manifest", "Equivalence", "Transform"),
     "Symmetries": (
         *("Symmetry", "VoRotation", "HeadPermutation", "QkRotation", "NeuronPermutation"),

@@ -124,7 +124,7 @@ def _wrong(found: Any, name: str) -> str:
 def _jaccard_reading(back: Any) -> str:
     if not back.placebos:
         return "Without wrong alignments beside it, nothing can be concluded from that."
-    if back.jaccard <= back.placebo_jaccard_most:
+    if not back.jaccard > back.placebo_jaccard_most:  # nor is a NaN, of updates without a change
         return "A wrong element gives as much, so this rise says nothing."
     return (
         f"That is {back.jaccard - back.placebo_jaccard:.3f} more than wrong elements give on average: only "
@@ -135,7 +135,7 @@ def _jaccard_reading(back: Any) -> str:
 def _cosine_reading(back: Any, home: Any, base: str, arm: str) -> str:
     if not back.placebos:
         return "Without wrong alignments beside it, this cosine is a value and no finding."
-    if back.update_cosine <= back.placebo_update_cosine_most:
+    if not back.update_cosine > back.placebo_update_cosine_most:
         return "The true alignment is not distinguished from wrong ones, so this cosine says nothing."
     chance = f"by chance in one of {back.placebos + 1} cases"
     kept = f"So {base} and {arm} runs have a direction in common that follows the function ({chance})"

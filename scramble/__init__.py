@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scramble.analysis.maps import consensus, rates
     from scramble.analysis.updates import diff, overlap
     from scramble.errors import ScrambleError
+    from scramble.measures.pairs.ends import CheckpointPair
     from scramble.operations.apply import apply
     from scramble.operations.compose import compose
     from scramble.operations.fold import fold
@@ -48,6 +49,7 @@ _WHERE = {
     "analysis.maps": ("consensus", "rates"),
     "analysis.updates": ("diff", "overlap"),
     "errors": ("ScrambleError",),
+    "measures.pairs.ends": ("CheckpointPair",),
     "operations.apply": ("apply",),
     "operations.compose": ("compose",),
     "operations.fold": ("fold",),
@@ -65,6 +67,7 @@ _WHERE = {
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
+    "CheckpointPair",
     "Equivalence",
     "ExpertPermutation",
     "HeadPermutation",

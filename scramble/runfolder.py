@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from scramble.errors import DamagedRunError, SelectionError
 from scramble.files import is_locked
+from scramble.present.notebook import html
 from scramble.runrecord import FORMAT, FinishedRecord, Row, RunRecord, record_of
 
 Status = Literal["missing", "running", "interrupted", "failed", "finished", "damaged"]
@@ -44,9 +45,9 @@ class Contents(NamedTuple):
     metrics: list[Row]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, init=False)
 class RunFolder:
-    """One run's folder. A run is finished when its `run.json` says so, and then never runs again.
+    """The folder of one run. A run is finished when its `run.json` says so, and then never runs again.
 
     Whatever is asked of a folder, its three files are read anew and together; of a damaged one, every answer
     but `status` and paths is a `DamagedRunError`.
@@ -54,8 +55,25 @@ class RunFolder:
 
     path: Path
 
+    def __init__(self, path: str | Path) -> None:
+        object.__setattr__(self, "path", Path(path))
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r}, {self.status})"
+
+    def _repr_html_(self) -> str:
+        if self.status in ("missing", "damaged"):
+            return html(self, [])
+        contents = self.read()
+        record = contents.record
+        known = {
+            "model": contents.recipe.get("model"),
+            "algorithm": (contents.recipe.get("algorithm") or {}).get("name"),
+            "seed": None if record is None else record.seed,
+            "steps": f"{len(contents.metrics)} of {contents.recipe.get('steps')}",
+            "checkpoints": ", ".join(map(str, self.checkpoints)),
+        }
+        return html(self, [known])
 
     def read(self) -> Contents:
         """All three files, in an order in which a process that trains may write at the same time.
@@ -133,12 +151,27 @@ class RunFolder:
         return dict(sorted(found.items()))
 
     def checkpoint(self, step: int, *, fp32: bool = False) -> Path:
-        """Where the checkpoint of a step is, or would be."""
+        """Where the checkpoint of a step is, or would be.
+
+        Args:
+            step: after how many steps of training.
+            fp32: the float32 weights in place of the bf16 ones.
+
+        Returns:
+            Its folder, which need not exist.
+        """
         folder = self.path / "checkpoints" / f"step-{step}"
         return folder / "fp32" if fp32 else folder
 
     def fp32(self, step: int) -> Path | None:
-        """The float32 weights of a step; None where they were not kept."""
+        """The float32 weights of a step.
+
+        Args:
+            step: after how many steps of training.
+
+        Returns:
+            Their folder, or None where they were not kept.
+        """
         folder = self.checkpoint(step, fp32=True)
         return folder if folder.exists() else None
 

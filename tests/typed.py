@@ -1,10 +1,10 @@
 """Shapes and dtypes in signatures are enforced: jaxtyping's annotations, checked by beartype on every call.
 
 jaxtyping's own import hook evaluates annotations where a function is defined, and takes for `Any` what it
-cannot evaluate there: names imported for types only, classes that follow. Here they are evaluated at the first
-call, with what a type checker knows, and one that cannot be evaluated is an error. Compiled functions are
-checked where Python calls them; numba takes the wrapper for the function that it wraps. Annotations without
-arrays are left to mypy.
+cannot evaluate there: names imported for types only, classes that follow. Here they are evaluated on the
+first call, with what a type checker knows; one that cannot be evaluated is an error. Compiled functions
+are checked where Python calls them; numba takes the wrapper for the function that it wraps. Annotations
+without arrays are left to mypy.
 """
 
 from __future__ import annotations

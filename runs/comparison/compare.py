@@ -19,7 +19,7 @@ from scramble.files import whole
 from scramble.measures.geometry.principal import count_masks_together, principal
 from scramble.measures.geometry.spectra import measure_together, spectra
 from scramble.measures.geometry.subspaces import PRINCIPAL_RANK, SPECTRA_RANK
-from scramble.measures.pairs.ends import Run, ends
+from scramble.measures.pairs.ends import CheckpointPair, ends
 from scramble.measures.updates.tables import count_pairs, count_updates, diff, overlap
 from scramble.runfolder import RunFolder, is_run
 from scramble.runrecord import FinishedRecord, Row
@@ -142,7 +142,7 @@ class _Opened:
     recipe: dict[str, Any]
     metrics: list[Row]
     start: str
-    run: Run
+    run: CheckpointPair
 
 
 def _open(path: Path, hashed: Callable[[Path], str]) -> _Opened:

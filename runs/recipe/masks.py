@@ -73,10 +73,10 @@ class Geometric(_Mask):
 
         from scramble.measures.geometry.masks import all_masks
         from scramble.measures.geometry.subspaces import limited
-        from scramble.measures.pairs.ends import Run
+        from scramble.measures.pairs.ends import CheckpointPair
         from scramble.measures.pairs.selection import Selection, matrices, read_ends
 
-        run = Run(start, start, str(start.folder))
+        run = CheckpointPair(start, start, str(start.folder))
         found: dict[str, list[Any]] = {}
         for name in matrices(run, Selection()):
             weight, _ = read_ends(run, name)

@@ -8,20 +8,20 @@ from typing import Literal, cast
 
 from scramble.errors import SelectionError
 from scramble.measures.pairs import ends
-from scramble.measures.pairs.ends import FRAMES, Frame, Run
+from scramble.measures.pairs.ends import FRAMES, CheckpointPair, Frame
 from scramble.measures.pairs.pooling import LEVELS
 from scramble.measures.pairs.selection import Selection
 from scramble.runfolder import RunFolder, is_run
 from scramble.transforms.selection import Layers, layer_text
 
 Place = str | Path
-RunLike = Place | tuple[Place, Place] | Run
+RunLike = Place | tuple[Place, Place] | CheckpointPair
 """`"START:END"`, a pair (START, END), a run folder (its START and its last checkpoint), or an open pair."""
 Runs = RunLike | Sequence[RunLike]
 Names = str | Sequence[str] | None
 
 
-def one_run(run: Runs, measure: str) -> Run:
+def one_run(run: Runs, measure: str) -> CheckpointPair:
     """The one run that is given.
 
     Raises:
@@ -33,30 +33,42 @@ def one_run(run: Runs, measure: str) -> Run:
     return open_run(given[0])
 
 
-def several(runs: Runs, *, aligned: bool = False, base: Place | None = None, placebos: int = 0) -> list[Run]:
+def several(
+    runs: Runs, *, aligned: bool = False, base: Place | None = None, placebos: int = 0
+) -> list[CheckpointPair]:
     """All runs, opened."""
     return [open_run(one, aligned=aligned, base=base, placebos=placebos) for one in listed(runs)]
 
 
 def listed(runs: Runs) -> list[RunLike]:
     """One run or several as a list. A tuple is one run, START and END; a list holds several."""
-    single = isinstance(runs, str | Path | Run | tuple)
+    single = isinstance(runs, str | Path | CheckpointPair | tuple)
     return cast("list[RunLike]", [runs] if single else list(cast("Sequence[RunLike]", runs)))
 
 
-def open_run(run: RunLike, *, aligned: bool = False, base: Place | None = None, placebos: int = 0) -> Run:
-    """One run, opened.
+def open_run(
+    run: RunLike, *, aligned: bool = False, base: Place | None = None, placebos: int = 0
+) -> CheckpointPair:
+    """Open the checkpoint pair of a run; every measure takes it in place of the run.
 
     Args:
+        run: a checkpoint pair `"START:END"` or (START, END), folders or hub ids; or a run folder:
+            its start and last checkpoint.
         aligned: make ready to undo the scramble of a scrambled START.
-        base: the checkpoint that was scrambled; by default the manifest's source.
+        base: the checkpoint that was scrambled; None for where the manifest says.
         placebos: how many wrong alignments to make ready beside the true one.
+
+    Returns:
+        The pair, of which tensors are read when a measure asks for them.
 
     Raises:
         SelectionError: neither START:END nor a pair nor a run folder.
-        ScrambleError: as `scramble.open_run`.
+        CheckpointError: a checkpoint cannot be read.
+        MismatchError: START and END are not of one model.
+        ManifestError: the aligned frame was asked for and cannot be had; the message says why.
+        DamagedRunError: a run folder cannot be read.
     """
-    if isinstance(run, Run):
+    if isinstance(run, CheckpointPair):
         return run
     origin = None if base is None else Path(base)
     if isinstance(run, tuple):

@@ -48,23 +48,39 @@ def curvature(
     """Curvature of the loss at START, and its correlation with principal weights, magnitude and update.
 
     Args:
-        run: `"START:END"`, a pair of paths, or a run folder.
+        run: a checkpoint pair `"START:END"` or (START, END), folders or hub ids; or a run folder: its start
+            and last checkpoint.
         prompts: a text file to run on, which training did not see.
-        labels: the Fisher diagonal of the text's own tokens (empirical), or of tokens the model samples.
-        probes: of the Hessian's diagonal (Hutchinson); 0 leaves it out.
-        block_layers: top eigenvalues of the Hessian within each of these layers; `eigenvalues` of each.
-        rank, alpha: of the principal and low-magnitude masks.
-        seed: of probes and labels.
-        by, layers, modules, embeddings, plot, progress: as in `scramble.spectra`.
-        length, sequences: tokens of a sequence of the text, and how many sequences at most.
-        dtype: of the model that is run.
-        device: where it runs, as `cuda`; a GPU by default where there is one.
+        labels: `text`: the Fisher diagonal of the text's own tokens (empirical); `sampled`: of tokens that
+            the model draws.
+        probes: number of sign vectors that estimate the Hessian's diagonal (Hutchinson); 0 leaves it out.
+        block_layers: layers within which top eigenvalues of the Hessian are computed; None for none.
+        eigenvalues: how many of each of these layers.
+        rank: of the reconstruction that gives the principal weights.
+        alpha: fraction of a matrix that a mask takes, above 0 and below 1.
+        seed: names the draws of probes and labels.
+        by: what the rows sum over: model, tower, module, layer, layer-module, tensor; a list, or text with
+            commas.
+        layers: only these layers: numbers, or text as `"20,25"`, `"4-8"`, `"-1"`, `"all"`; None for all.
+        modules: only these modules, as `["q_proj"]` or `"q_proj,o_proj"`; None for all.
+        embeddings: measure embeddings and output heads too.
+        length: tokens of a sequence of the text.
+        sequences: how many sequences at most.
+        dtype: of the model that is run: `float32` or `float64`.
+        device: where it runs, as `cuda`; None for a GPU where there is one.
+        plot: an `.svg` or `.png` file to draw.
+        progress: show a bar; None for where standard error is a terminal, and in a notebook.
 
     Returns:
-        A row for each unit of each level and kind of curvature.
+        A row for each unit of each level and kind of curvature. `attrs["columns"]` has unit, definition and
+        source of every column, `attrs["meta"]` what was measured.
 
     Raises:
-        ScrambleError: see `scramble.errors`.
+        SelectionError: no text, an alpha out of range, or a level, layer or module that is not there.
+        UndecidedError: the model does not fit in memory, or something is not finite.
+        CheckpointError: a checkpoint cannot be read.
+        MismatchError: START and END are not of one model.
+        DamagedRunError: a run folder cannot be read.
     """
     levels, text = arguments.levels(by, BY), _needed(prompts)
     if not 0 < alpha < 1:
@@ -132,15 +148,30 @@ def gates(
     """How far a run moved its predictions (KL) and weights, its Fisher norm, and what bf16 storage hides.
 
     Args:
-        runs: a run, or a list of runs or of checkpoints of one run.
-        prompts, length, sequences, dtype, device: as in `curvature`.
-        by, layers, modules, embeddings, plot, progress: as in `scramble.spectra`.
+        runs: a checkpoint pair, a run folder, or a list of them; or of checkpoints of one run.
+        prompts: a text file to run on, which training did not see.
+        by: what the rows sum over: model, tower, module, layer, layer-module, tensor; a list, or text with
+            commas.
+        layers: only these layers: numbers, or text as `"20,25"`, `"4-8"`, `"-1"`, `"all"`; None for all.
+        modules: only these modules, as `["q_proj"]` or `"q_proj,o_proj"`; None for all.
+        embeddings: measure embeddings and output heads too.
+        length: tokens of a sequence of the text.
+        sequences: how many sequences at most.
+        dtype: of the model that is run: `float32` or `float64`.
+        device: where it runs, as `cuda`; None for a GPU where there is one.
+        plot: an `.svg` or `.png` file to draw.
+        progress: show a bar; None for where standard error is a terminal, and in a notebook.
 
     Returns:
-        A row for each unit of each level and run.
+        A row for each unit of each level and run. `attrs["columns"]` has unit, definition and source of every
+        column, `attrs["meta"]` what was measured.
 
     Raises:
-        ScrambleError: see `scramble.errors`.
+        SelectionError: no text, or a level, layer or module that is not there.
+        UndecidedError: the model does not fit in memory, or something is not finite.
+        CheckpointError: a checkpoint cannot be read.
+        MismatchError: START and END are not of one model.
+        DamagedRunError: a run folder cannot be read.
     """
     levels, text = arguments.levels(by, BY), _needed(prompts)
     opened = arguments.several(runs)

@@ -15,7 +15,7 @@ from scramble.measures.geometry import principal as masks_of
 from scramble.measures.geometry import spectra as spectra_of
 from scramble.measures.geometry.mask_file import MaskFile, refuse_existing
 from scramble.measures.geometry.masks import MASKS
-from scramble.measures.pairs.ends import Run
+from scramble.measures.pairs.ends import CheckpointPair
 from scramble.present.progress import counter
 from scramble.transforms.selection import Layers
 
@@ -37,21 +37,28 @@ def spectra(
     """How far a run rotated singular subspaces (degrees) and moved singular values (NSS), bounds checked.
 
     Args:
-        run: `"START:END"`, a pair of paths, or a run folder.
-        rank: of the subspaces; at most half the smaller side of each matrix.
-        by: levels, of model, tower, module, layer, layer-module, tensor; a list or comma-separated.
-        layers, modules: which matrices; all by default.
-        embeddings: embeddings and output heads too.
-        values: a `.csv` file for all singular values and angles.
+        run: a checkpoint pair `"START:END"` or (START, END), folders or hub ids; or a run folder: its start
+            and last checkpoint.
+        rank: of the compared singular subspaces, the largest; at most half the smaller side of each matrix.
+        by: what the rows sum over: model, tower, module, layer, layer-module, tensor; a list, or text with
+            commas.
+        layers: only these layers: numbers, or text as `"20,25"`, `"4-8"`, `"-1"`, `"all"`; None for all.
+        modules: only these modules, as `["q_proj"]` or `"q_proj,o_proj"`; None for all.
+        embeddings: measure embeddings and output heads too.
+        values: a `.csv` file for all singular values and angles (degrees).
         plot: an `.svg` or `.png` file to draw.
-        progress: show a bar; by default in a terminal and in a notebook.
+        progress: show a bar; None for where standard error is a terminal, and in a notebook.
 
     Returns:
-        A row for each unit of each level.
+        A row for each unit of each level. `attrs["columns"]` has unit, definition and source of every column,
+        `attrs["meta"]` what was measured.
 
     Raises:
         BoundError: the measured spectrum breaks a theorem, which is a bug here.
-        ScrambleError: see `scramble.errors`.
+        SelectionError: not one run, or a level, layer or module that is not there.
+        CheckpointError: a checkpoint cannot be read.
+        MismatchError: START and END are not of one model.
+        DamagedRunError: a run folder cannot be read.
     """
     levels, opened = arguments.levels(by, BY), arguments.one_run(run, "spectra")
     with counter("decomposing matrices", progress) as advance:
@@ -87,19 +94,33 @@ def principal(
     """How a run's update overlaps the principal and low-magnitude weights of its start (2511.08567, 4.2).
 
     Args:
-        run, by, layers, modules, embeddings, plot, progress: as in `spectra`.
+        run: a checkpoint pair `"START:END"` or (START, END), folders or hub ids; or a run folder: its start
+            and last checkpoint.
         rank: of the reconstruction; at most half the smaller side of each matrix.
         alpha: fraction of a matrix that a mask takes, above 0 and below 1; or several.
-        seed: of the random mask.
-        write: a `.safetensors` file for the masks of the kind `mask`.
-        mask: principal, low_magnitude, safe, complement, principal_not_low or random.
-        force: replace an existing file of masks.
+        seed: names the draw of the random mask.
+        by: what the rows sum over: model, tower, module, layer, layer-module, tensor; a list, or text with
+            commas.
+        layers: only these layers: numbers, or text as `"20,25"`, `"4-8"`, `"-1"`, `"all"`; None for all.
+        modules: only these modules, as `["q_proj"]` or `"q_proj,o_proj"`; None for all.
+        embeddings: measure embeddings and output heads too.
+        write: a `.safetensors` file for the masks of the kind `mask`, one bit a weight.
+        mask: the kind that is written: principal, low_magnitude, safe, complement, principal_not_low or
+            random.
+        force: replace an existing file.
+        plot: an `.svg` or `.png` file to draw.
+        progress: show a bar; None for where standard error is a terminal, and in a notebook.
 
     Returns:
-        A row for each unit of each level, mask and alpha.
+        A row for each unit of each level, mask and alpha. `attrs["columns"]` has unit, definition and source
+        of every column, `attrs["meta"]` what was measured.
 
     Raises:
-        ScrambleError: see `scramble.errors`.
+        SelectionError: an alpha out of range, an unknown mask, or a level, layer or module that is not there.
+        TargetError: the file of masks exists, or cannot be written.
+        CheckpointError: a checkpoint cannot be read.
+        MismatchError: START and END are not of one model.
+        DamagedRunError: a run folder cannot be read.
     """
     levels, alphas = arguments.levels(by, BY_MASK), _alphas(alpha)
     if mask not in MASKS:
@@ -133,12 +154,12 @@ def principal(
     return result("principal", masks_of.principal(counts, levels), meta, [opened])
 
 
-def passed_over(run: Run, matrices: Iterable[str]) -> int:
+def passed_over(run: CheckpointPair, matrices: Iterable[str]) -> int:
     """How many of a run's tensors hold none of these matrices."""
     return len(run.tensors) - len({run.part(name)[0] for name in matrices})
 
 
-def _ends(run: Run) -> dict[str, object]:
+def _ends(run: CheckpointPair) -> dict[str, object]:
     return {"start": str(run.start.folder), "end": str(run.end.folder)}
 
 

@@ -19,7 +19,7 @@ from scramble.measures.geometry.mask_file import MaskFile, refuse_existing
 from scramble.measures.maps import consensus as counts_of
 from scramble.measures.maps import rates as rates_of
 from scramble.measures.maps.heads import Boundary, boundaries
-from scramble.measures.pairs.ends import Run
+from scramble.measures.pairs.ends import CheckpointPair
 from scramble.measures.pairs.selection import Selection, matrices
 from scramble.present.progress import counter
 from scramble.runfolder import is_run
@@ -45,21 +45,31 @@ def consensus(
     """How many runs changed each weight, with what chance and magnitude predict (arXiv 2511.08567, 2.2).
 
     Args:
-        runs: a list of two runs or more; each `"START:END"`, a pair of paths, or a run folder.
-        by: levels, of model, tower, module, layer, layer-module, tensor; a list or comma-separated.
-        layers, modules: which tensors; all by default.
-        embeddings: embeddings and output heads too.
-        frame: `raw`, or `aligned`: scrambles undone before comparing.
-        base: what was scrambled, if it is not where the manifest says.
-        write: a `.safetensors` file for every run's mask; `force` replaces an existing one.
+        runs: a list of two runs or more, each a checkpoint pair `"START:END"` or (START, END), or a run
+            folder.
+        by: what the rows sum over: model, tower, module, layer, layer-module, tensor; a list, or text with
+            commas.
+        layers: only these layers: numbers, or text as `"20,25"`, `"4-8"`, `"-1"`, `"all"`; None for all.
+        modules: only these modules, as `["q_proj"]` or `"q_proj,o_proj"`; None for all.
+        embeddings: measure embeddings and output heads too.
+        frame: `raw` (as stored), or `aligned` (scrambles undone before comparing).
+        base: the checkpoint that was scrambled; None for where the manifest says.
+        write: a `.safetensors` file for the mask of every run, one bit a weight.
+        force: replace an existing file.
         plot: an `.svg` or `.png` file to draw the maps into.
-        progress: show a bar; by default in a terminal and in a notebook.
+        progress: show a bar; None for where standard error is a terminal, and in a notebook.
 
     Returns:
-        A row for each unit of each level and each number of runs.
+        A row for each unit of each level and each number of runs. `attrs["columns"]` has unit, definition and
+        source of every column, `attrs["meta"]` what was measured.
 
     Raises:
-        ScrambleError: see `scramble.errors`.
+        SelectionError: fewer than two runs, or a level, layer or module that is not there.
+        ManifestError: the aligned frame was asked for and cannot be had.
+        TargetError: the file of masks exists, or cannot be written.
+        CheckpointError: a checkpoint cannot be read.
+        MismatchError: START and END are not of one model.
+        DamagedRunError: a run folder cannot be read.
     """
     levels, chosen_frame, given = arguments.levels(by, BY), arguments.frame_of(frame), arguments.listed(runs)
     if len(given) < 2:
@@ -111,17 +121,29 @@ def rates(
     """How often rows and columns changed: stripe scores beyond chance and magnitude (2511.08567, 2.2).
 
     Args:
-        runs: a run folder, for all its checkpoints; or a list of checkpoints of one START, in order.
-        by, layers, modules, embeddings, progress: as in `consensus`.
+        runs: a run folder, for all its checkpoints; or a list of checkpoint pairs of one START, in the order
+            of training.
+        by: what the rows sum over: model, tower, module, layer, layer-module, tensor; a list, or text with
+            commas.
+        layers: only these layers: numbers, or text as `"20,25"`, `"4-8"`, `"-1"`, `"all"`; None for all.
+        modules: only these modules, as `["q_proj"]` or `"q_proj,o_proj"`; None for all.
+        embeddings: measure embeddings and output heads too.
         correlate: rows are correlations of profiles between checkpoints.
         values: a `.csv` file for all profiles, unsmoothed.
         plot: an `.svg` or `.png` file to draw the profiles into.
+        progress: show a bar; None for where standard error is a terminal, and in a notebook.
 
     Returns:
-        A row for each unit of each level, checkpoint, side and baseline.
+        A row for each unit of each level, checkpoint, side (row or column) and baseline. `attrs["columns"]`
+        has unit, definition and source of every column, `attrs["meta"]` what was measured.
 
     Raises:
-        ScrambleError: see `scramble.errors`.
+        SelectionError: checkpoints of several STARTs, fewer than two to correlate, or a level, layer or
+            module that is not there.
+        TargetError: the profiles cannot be written there.
+        CheckpointError: a checkpoint cannot be read.
+        MismatchError: START and END are not of one model.
+        DamagedRunError: a run folder cannot be read.
     """
     levels, given = arguments.levels(by, BY), arguments.listed(runs)
     if values and (Path(values).suffix != ".csv" or not Path(values).parent.is_dir()):
@@ -158,7 +180,7 @@ def rates(
     return result("rates", rates_of.stripe_scores(counts, levels), meta, opened)
 
 
-def _checkpoints(given: Sequence[arguments.RunLike]) -> list[Run]:
+def _checkpoints(given: Sequence[arguments.RunLike]) -> list[CheckpointPair]:
     """Checkpoints of one START: all of a run folder, or those that are listed."""
     if len(given) == 1 and isinstance(given[0], str | Path) and is_run(Path(given[0])):
         return rates_of.checkpoints_of(Path(given[0]))
@@ -170,7 +192,7 @@ def _checkpoints(given: Sequence[arguments.RunLike]) -> list[Run]:
 class _Maps:
     """Maps of the matrices that the figure shows, collected while tensors are compared."""
 
-    def __init__(self, runs: Sequence[Run], chosen: Selection) -> None:
+    def __init__(self, runs: Sequence[CheckpointPair], chosen: Selection) -> None:
         from scramble.measures.maps import figures
 
         self.runs, self.figures, self.maps = runs, figures, list[figures.Map]()
@@ -199,7 +221,7 @@ class _Maps:
         save(self.figures.consensus_figure(self.maps, len(self.runs)), path)
 
 
-def _heads(run: Run, tensor: str, dimension: int) -> tuple[Boundary, ...]:
+def _heads(run: CheckpointPair, tensor: str, dimension: int) -> tuple[Boundary, ...]:
     """Head boundaries; none for a family without a table, whose updates are counted all the same."""
     try:
         return boundaries(run.base or run.start, tensor, dimension)

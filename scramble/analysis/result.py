@@ -8,10 +8,12 @@ from typing import Any
 import pandas as pd
 
 from scramble.columns import described
-from scramble.measures.pairs.ends import Run
+from scramble.measures.pairs.ends import CheckpointPair
 
 
-def result(measure: str, table: pd.DataFrame, meta: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:
+def result(
+    measure: str, table: pd.DataFrame, meta: Mapping[str, Any], runs: Sequence[CheckpointPair]
+) -> pd.DataFrame:
     """The table, with attributes.
 
     Returns:
@@ -30,6 +32,6 @@ def result(measure: str, table: pd.DataFrame, meta: Mapping[str, Any], runs: Seq
     return table
 
 
-def left_out(runs: Sequence[Run]) -> dict[str, str]:
+def left_out(runs: Sequence[CheckpointPair]) -> dict[str, str]:
     """Tensors of the runs' ends that are no weights or are not read, and why."""
     return {name: why for run in runs for end in (run.start, run.end) for name, why in end.left_out.items()}

@@ -10,7 +10,7 @@ from scramble.analysis import arguments
 from scramble.analysis.arguments import Names, Place, Runs
 from scramble.analysis.result import result
 from scramble.errors import ManifestError, SelectionError
-from scramble.measures.pairs.ends import Run
+from scramble.measures.pairs.ends import CheckpointPair
 from scramble.measures.pairs.selection import matrices
 from scramble.measures.updates import tables
 from scramble.present.progress import counter
@@ -32,19 +32,26 @@ def diff(
     """Which weights a run changed: density and sparsity of its bf16 update (arXiv 2511.08567, 2.1).
 
     Args:
-        run: `"START:END"`, a pair of paths, or a run folder.
-        by: levels, of model, tower, module, layer, layer-module, tensor; a list or comma-separated.
-        layers, modules: count only these; all by default.
-        eta: if positive, a weight is changed if it moved by more than this fraction of its size; else if its
-            bits differ.
+        run: a checkpoint pair `"START:END"` or (START, END), folders or hub ids; or a run folder: its start
+            and last checkpoint.
+        by: what the rows sum over: model, tower, module, layer, layer-module, tensor; a list, or text with
+            commas.
+        layers: only these layers: numbers, or text as `"20,25"`, `"4-8"`, `"-1"`, `"all"`; None for all.
+        modules: only these modules, as `["q_proj"]` or `"q_proj,o_proj"`; None for all.
+        eta: if positive, count as changed what moved by more than this fraction of its size, `|W+ - W0| > eta
+            max(|W+|, |W0|)`, in place of what has other bf16 bits.
         plot: an `.svg` or `.png` file to draw.
-        progress: show a bar; by default in a terminal and in a notebook.
+        progress: show a bar; None for where standard error is a terminal, and in a notebook.
 
     Returns:
-        A row for each unit of each level; columns in `attrs["columns"]` and `docs/reference`.
+        A row for each unit of each level. `attrs["columns"]` has unit, definition and source of every column,
+        `attrs["meta"]` what was measured.
 
     Raises:
-        ScrambleError: see `scramble.errors`; the message is one line.
+        SelectionError: not one run, or a level, layer or module that is not there.
+        CheckpointError: a checkpoint cannot be read.
+        MismatchError: START and END are not of one model.
+        DamagedRunError: a run folder cannot be read.
     """
     levels, opened = arguments.levels(by, BY), arguments.one_run(run, "diff")
     tensors = _chosen(opened, layers, modules)
@@ -78,21 +85,33 @@ def overlap(
     """Overlap of the updates of runs, pair by pair, with the overlap that baselines predict.
 
     Args:
-        runs: a list of two runs or more; each as in `diff`.
-        by, layers, modules, eta, plot, progress: as in `diff`.
-        frame: `raw`, `aligned` (scrambles undone before comparing), or `both`.
-        base: what was scrambled, if it is not where the manifest says.
-        placebos: number of wrong alignments, each a frame `placebo-0`, ...
-        row_column: fit change rates by row and column too; a second, slower pass.
-        decompose: what the overlap above chance is made of (with `row_column`).
+        runs: a list of two runs or more, each a checkpoint pair `"START:END"` or (START, END), or a run
+            folder.
+        by: what the rows sum over: model, tower, module, layer, layer-module, tensor; a list, or text with
+            commas.
+        layers: only these layers: numbers, or text as `"20,25"`, `"4-8"`, `"-1"`, `"all"`; None for all.
+        modules: only these modules, as `["q_proj"]` or `"q_proj,o_proj"`; None for all.
+        frame: `raw` (as stored), `aligned` (scrambles undone before comparing), or `both`.
+        base: the checkpoint that was scrambled; None for where the manifest says.
+        placebos: number of wrong alignments beside the true one, as frames `placebo-0`, `placebo-1`, ...
+        row_column: fit change rates by row and column too, in a second, slower pass.
+        decompose: say what the overlap above chance is made of, in weights and as fractions (with
+            `row_column`).
         mean: means over all pairs in place of every pair.
+        eta: as in `diff`.
+        plot: an `.svg` or `.png` file to draw.
+        progress: show a bar; None for where standard error is a terminal, and in a notebook.
 
     Returns:
-        A row for each unit of each level, pair and frame.
+        A row for each unit of each level, pair of runs and frame. `attrs["columns"]` has unit, definition and
+        source of every column, `attrs["meta"]` what was measured.
 
     Raises:
+        SelectionError: fewer than two runs, or a level, layer or module that is not there.
         ManifestError: the aligned frame was asked for and cannot be had.
-        ScrambleError: see `scramble.errors`.
+        CheckpointError: a checkpoint cannot be read.
+        MismatchError: START and END are not of one model.
+        DamagedRunError: a run folder cannot be read.
     """
     levels, frames, given = arguments.levels(by, BY), arguments.frames_of(frame), arguments.listed(runs)
     if len(given) < 2:
@@ -130,7 +149,7 @@ def overlap(
     return result("decompose" if decompose else "overlap", found, meta, opened)
 
 
-def _chosen(run: Run, layers: Layers, modules: Names) -> Sequence[str] | None:
+def _chosen(run: CheckpointPair, layers: Layers, modules: Names) -> Sequence[str] | None:
     """Names of the chosen tensors, None for all."""
     if layers is None and not modules:
         return None

@@ -92,12 +92,21 @@ def certify(
             replace(origin, checkpoint=dense(base)), dense(model), names, None, inputs, differences
         )
         runs.append(everywhere[1])
-        found = max(found, everywhere[0], key=lambda one: one.storage_error / (one.storage_bound or 1))
+        found = worse(found, everywhere[0])
     if found.verdict == "equivalent" and (name := differences.unseen(inputs, runs)):
         raise UndecidedError(
             f"could not tell: '{name[0]}' differs from {base.folder} to {model.folder}, {name[1]}"
         )
     return found
+
+
+def worse(one: Equivalence, other: Equivalence) -> Equivalence:
+    """The one that shows more; an error that is no number shows that the functions differ."""
+
+    def shown(found: Equivalence) -> tuple[bool, float]:
+        return not found.equivalent, found.storage_error / (found.storage_bound or 1)
+
+    return max(one, other, key=shown)
 
 
 def _run(
@@ -129,14 +138,11 @@ def _run(
 
     storage, floor = errors["storage"][0], max(errors["noise"])
     most = max(STORAGE_FACTOR * floor, RESOLUTION[forward.arithmetic])
-    passed = storage <= most
     algebra = weights_off = None
     bound = ALGEBRA_BOUND[forward.arithmetic]
     if claimed is not None:
         algebra, weights_off = errors["algebra"][0], sum(map(claimed.off, names))
-        passed = passed and algebra <= bound and not weights_off
-    shown = Equivalence(
-        verdict="equivalent" if passed else "not equivalent",
+    shown = Equivalence.judged(
         algebra_error=algebra,
         algebra_bound=bound if algebra is not None else None,
         weights_off=weights_off,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from einops import rearrange
 
 from scramble.errors import SelectionError
 
@@ -54,7 +55,9 @@ def read_prompts(
     if length < 2:
         raise SelectionError(f"{prompts}: fewer than two tokens")
     count = min(len(found) // length, most)
-    tokens = np.array(found[: count * length], dtype=np.int64).reshape(count, length)
+    tokens = rearrange(
+        np.array(found[: count * length], dtype=np.int64), "(sequence token) -> sequence token", token=length
+    )
     if tokens.max() >= known:
         raise SelectionError(
             f"{prompts}: token {tokens.max()} of the tokenizer in {folder} has no embedding, the model has "

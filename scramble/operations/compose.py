@@ -17,6 +17,9 @@ def compose(*models: str | Path) -> Transform:
     Args:
         models: folders or hub ids with a `scramble.json`.
 
+    Returns:
+        The transform; called with tensors by name, it gives their images in float64.
+
     Raises:
         ManifestError: no models, or one without a usable manifest.
         MismatchError: different architectures.

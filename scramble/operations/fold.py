@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,9 +29,6 @@ from scramble.transforms.folding import folded
 from scramble.transforms.manifest import Fold, Manifest, Source, TouchedTensor
 from scramble.transforms.record import has_manifest
 from scramble.transforms.rewrite import copy_side_files, left_out
-
-if TYPE_CHECKING:
-    pass
 
 
 def fold(

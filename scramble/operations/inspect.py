@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from scramble.columns import described
 from scramble.symmetries import SYMMETRIES
 from scramble.transforms.plan import uneven_gain
 from scramble.transforms.record import find_record
+from scramble.transforms.selection import ranges
 
 
 def inspect(model: str | Path) -> pd.DataFrame:
@@ -46,7 +46,7 @@ def inspect(model: str | Path) -> pd.DataFrame:
                 {
                     "symmetry": name,
                     "axis": " ".join(kind.axes),
-                    "layers": "all at once" if kind.whole else _ranges(layers),
+                    "layers": "all at once" if kind.whole else ranges(layers),
                     "applies": reason is None,
                     "group": symmetry.group(architecture, layers[0]) if reason is None else None,
                     "reason": reason,
@@ -64,13 +64,7 @@ def inspect(model: str | Path) -> pd.DataFrame:
         "scrambles": "none",
     }
     if record := find_record(folder):
-        manifest = record.manifest
-        found = dict[str, list[int | None]]()
-        for step in manifest.steps:
-            found.setdefault(step.symmetry, []).append(step.layer)
-        told = ["folded"] * (manifest.fold is not None)
-        told += [f"{name} in {_where(layers)}" for name, layers in sorted(found.items())]
-        meta["scrambles"] = "; ".join(told)
+        meta["scrambles"] = "; ".join(record.manifest.described())
     table = pd.DataFrame(rows)
     table.attrs = {"measure": "inspect", "meta": meta, "columns": described("inspect", list(table))}
     return table
@@ -83,18 +77,3 @@ def _axes(architecture: Architecture) -> dict[str, str]:
         for axis, size in architecture.sizes_of(layer).items():
             found.setdefault(axis, set()).add(size)
     return {axis: "/".join(map(str, sorted(sizes))) for axis, sizes in found.items()}
-
-
-def _where(layers: list[int | None]) -> str:
-    return "the whole model" if None in layers else f"layers {_ranges(layers)}"
-
-
-def _ranges(layers: Sequence[int | None]) -> str:
-    """`0-3,7`"""
-    parts: list[list[int]] = []
-    for number in sorted({layer for layer in layers if layer is not None}):
-        if parts and parts[-1][-1] == number - 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)

@@ -20,7 +20,7 @@ def invert(
     manifest: str | Path | None = None,
     force: bool = False,
 ) -> list[str]:
-    """Write a copy of a checkpoint in the base's frame; returns the names of the tensors that changed.
+    """Write a copy of a checkpoint in the base's frame.
 
     Inverses run in reverse order. Permutations come back bit for bit; a rotation is rounded once more.
 
@@ -29,6 +29,10 @@ def invert(
         out: the folder to write; by default `NAME-inverted`, beside a folder or in the working folder.
         manifest: the folder whose `scramble.json` to undo, where the checkpoint has none of its own (a
             trained one: the folder that its run started from).
+        force: replace an existing target.
+
+    Returns:
+        The names of the tensors that changed, in order.
 
     Raises:
         ManifestError: no manifest, one of another model, or nothing to undo.

@@ -7,6 +7,7 @@ trade places.
 from typing import ClassVar
 
 import numpy as np
+from einops import rearrange
 
 from scramble.architecture import Architecture
 from scramble.symmetries.draws import generator, permutation
@@ -41,13 +42,14 @@ class ExpertPermutation(Symmetry):
 
     def draw(self, architecture: Architecture, seed: int, layer: int | None) -> tuple[Element, ...]:
         groups, size = self._shape(architecture, layer)
-        drawn = np.arange(groups * size, dtype=np.int64).reshape(groups, size)
+        experts = np.arange(groups * size, dtype=np.int64)
+        drawn: np.ndarray = rearrange(experts, "(group expert) -> group expert", group=groups)
         if self.within and size > 1:
             for number, row in enumerate(drawn):
                 row[:] = row[permutation(size, generator(seed, self.name, layer, "within", number))]
         if self.groups and groups > 1:
             drawn = drawn[permutation(groups, generator(seed, self.name, layer, "groups"))]
-        return (Permutation("expert", (), drawn.reshape(-1)),)
+        return (Permutation("expert", (), rearrange(drawn, "group expert -> (group expert)")),)
 
     def _shape(self, architecture: Architecture, layer: int | None) -> tuple[int, int]:
         """How many routing groups, of how many experts."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
+from einops import rearrange
 
 from scramble.architecture import Architecture
 from scramble.symmetries.draws import generator
@@ -75,7 +76,8 @@ class QkRotation(Symmetry):
         for one in self.constraints(architecture, layer):
             if one.kind == "rope" and one.axis == axis:
                 rotary = np.arange(size if one.channels is None else one.channels)
-                pairs = rotary.reshape(2, -1) if one.layout == "half" else rotary.reshape(-1, 2).T
+                order = "(side pair)" if one.layout == "half" else "(pair side)"
+                pairs = rearrange(rotary, f"{order} -> side pair", side=2)
                 return pairs[0], pairs[1], np.arange(len(rotary), size)
         return np.arange(0), np.arange(0), np.arange(size)
 

@@ -7,7 +7,7 @@ weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from scramble.architecture.axes import Array
 from scramble.checkpoints import Checkpoint
 from scramble.errors import ManifestError
+from scramble.present.notebook import html
 from scramble.symmetries import KINDS, Element, ElementKind
+from scramble.transforms.selection import ranges
 
 Elements = Mapping[str, Array]
 """Key to data, as in the elements file."""
@@ -126,6 +128,22 @@ class Equivalence(_Record):
     storage_bound: float | None = None
     layers: tuple[LayerErrors, ...] = ()
 
+    def __repr__(self) -> str:
+        parts = [f"{one['check']} {one['value']:.3g} (bound {one['bound']:.3g})" for one in self.checks()]
+        return f"<Equivalence: {self.verdict}; {', '.join(parts)}>"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        return html(self, self.checks())
+
+    @classmethod
+    def judged(cls, **values: Any) -> Equivalence:
+        """The fields but for the verdict, and the verdict that they give: every check that ran has passed."""
+        found = cls(verdict="equivalent", **values)
+        passed = bool(found.checks()) and all(one["passed"] for one in found.checks())
+        return found if passed else found.model_copy(update={"verdict": "not equivalent"})
+
     @property
     def equivalent(self) -> bool:
         """Whether every check that ran has passed."""
@@ -213,11 +231,41 @@ class Manifest(_Record):
         """Every tensor that changed, as the last scramble that touched it left it."""
         return {name: record for scramble in self.scrambles for name, record in scramble.tensors.items()}
 
+    def __repr__(self) -> str:
+        done = [one.equivalence for one in (self.fold, *self.scrambles) if one is not None]
+        verdict = (
+            "not verified" if None in done else ", ".join(dict.fromkeys(one.verdict for one in done if one))
+        )
+        return f"<Manifest of a {self.family}: {'; '.join(self.described()) or 'nothing'}; {verdict}>"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {"symmetry": step.symmetry, "layer": "whole model" if step.layer is None else step.layer}
+            | {"group": step.group}
+            for step in self.steps
+        ]
+        return html(self, rows)
+
+    def described(self) -> list[str]:
+        """What was done, a sentence part for each symmetry and its layers."""
+        found: dict[str, list[int | None]] = {}
+        for step in self.steps:
+            found.setdefault(step.symmetry, []).append(step.layer)
+        parts = ["folded"] * (self.fold is not None)
+        return parts + [f"{name} in {_where(layers)}" for name, layers in sorted(found.items())]
+
     @property
     def steps(self) -> list[Step]:
+        """Every element that was applied, oldest first."""
         return [step for scramble in self.scrambles for step in scramble.steps]
 
 
 def missing(path: Path) -> ManifestError:
     """The error of a part of a scrambled checkpoint that is not there."""
     return ManifestError(f"{path}: missing; give the folder of a scrambled checkpoint")
+
+
+def _where(layers: Sequence[int | None]) -> str:
+    return "the whole model" if None in layers else f"layers {ranges(layers)}"

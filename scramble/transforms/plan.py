@@ -18,6 +18,7 @@ from scramble.architecture import Architecture
 from scramble.architecture.axes import Array, Layout, Slot
 from scramble.checkpoints import Checkpoint
 from scramble.errors import CheckpointError, MismatchError, SymmetryError
+from scramble.present.notebook import html
 from scramble.symmetries import Element, Permutation, Rotation, act
 
 Stage = Sequence[tuple[int | None, Element]]
@@ -101,13 +102,19 @@ class Transform:
         return images
 
     def inverse(self) -> Transform:
-        """What undoes it: inverses in reverse order."""
+        """What undoes it: the inverses of its elements, in reverse order."""
         return Transform(
             self.checkpoint, [(layer, element.inverse()) for layer, element in reversed(self.stage)]
         )
 
     def then(self, other: Transform) -> Transform:
         """This transform, then another of the same architecture.
+
+        Args:
+            other: what acts after this one.
+
+        Returns:
+            The composition; its checkpoint is this one's.
 
         Raises:
             MismatchError: the architectures differ.
@@ -117,7 +124,14 @@ class Transform:
         return Transform(self.checkpoint, [*self.stage, *other.stage])
 
     def of(self, checkpoint: Checkpoint) -> Transform:
-        """The same elements for another checkpoint of the architecture."""
+        """The same elements for another checkpoint of the architecture.
+
+        Args:
+            checkpoint: the names, shapes and gains that the elements act on.
+
+        Returns:
+            The transform of that checkpoint.
+        """
         return Transform(checkpoint, self.stage)
 
     def __repr__(self) -> str:
@@ -127,6 +141,17 @@ class Transform:
         where = " and ".join(parts) or "nothing"
         family = self.checkpoint.architecture.family.name
         return f"<Transform of a {family}: {len(self.stage)} elements in {where}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {
+                "layer": "whole model" if layer is None else layer,
+                "axis": element.axis,
+                "element": element.kind,
+            }
+            for layer, element in self.stage
+        ]
+        return html(self, rows)
 
 
 def uneven_gain(checkpoint: Checkpoint, axis: str) -> str | None:

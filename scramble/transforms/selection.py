@@ -41,6 +41,17 @@ def layers(asked: Layers, count: int) -> tuple[int, ...]:
     return tuple(sorted(chosen))
 
 
+def ranges(layers: Sequence[int | None]) -> str:
+    """Layers as `layers` reads them: `0-3,7`; None, for the whole model, is left out."""
+    parts: list[list[int]] = []
+    for number in sorted({layer for layer in layers if layer is not None}):
+        if parts and parts[-1][-1] == number - 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
 def symmetry_request(text: str) -> tuple[str, dict[str, str], str | None]:
     """`NAME[:option=value,layers=20]` to (name, options, layers).
 

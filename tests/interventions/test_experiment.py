@@ -26,7 +26,7 @@ from tests.conftest import Command
 from tests.experiments import RECIPE, make_base, write
 from tests.models import weights
 
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.train
 STEPS = ("plan", "run", "contrast", "report")
 
 

@@ -100,7 +100,61 @@ def test_near_chance_there_are_no_shares_and_no_reading(errors: float) -> None:
     assert "as stored" not in found
 
 
+# What a sentence says when it claims something: of the cosine, of the overlap, and of parts of the overlap.
+CLAIMS = ("have a direction in common", "more than wrong elements give", "If each run changed weights")
 numbers = st.floats(-1, 1)
+spans = st.tuples(*[numbers] * 3).map(sorted).map(lambda found: (found[1], found[0], found[2]))
+evidence = st.fixed_dictionaries(
+    {name: st.floats(0, 1) for name in ("raw", "aligned", "home", "chance", "matched", "rounding")}
+    | {"wrong": spans, "wrong_cosine": spans, "cosine": numbers, "own_cosine": numbers}
+    | {"errors": st.floats(-10, 1e3), "placebos": st.integers(0, 20)}
+)
+
+
+def claims(lines: str) -> set[str]:
+    return {text for text in CLAIMS if text in lines}
+
+
+STRONGER = {
+    **{name: lambda value, by: value + by / 8 for name in ("aligned", "cosine", "home", "errors")},
+    "placebos": lambda value, by: value + by,
+    "chance": lambda value, by: value - by / 8,
+    **{name: lambda value, by: tuple(one - by / 8 for one in value) for name in ("wrong", "wrong_cosine")},
+}
+
+
+@given(found=evidence, name=st.sampled_from(sorted(STRONGER)), by=st.integers(1, 5))
+def test_more_evidence_never_takes_a_claim_back(found: dict[str, Any], name: str, by: int) -> None:
+    assert claims(words(**found)) <= claims(words(**found | {name: STRONGER[name](found[name], by)}))
+
+
+@given(found=evidence)
+def test_claims_are_of_what_stands_above_all_wrong_alignments(found: dict[str, Any]) -> None:
+    seen = found["errors"] > 5 and found["home"] > found["chance"]
+    compared = seen and found["placebos"] > 0
+    made = claims(words(**found))
+    assert (CLAIMS[0] in made) == (compared and found["cosine"] > found["wrong_cosine"][2])
+    assert (CLAIMS[1] in made) == (compared and found["aligned"] > found["wrong"][2])
+    assert (CLAIMS[2] in made) == seen
+
+
+@given(found=evidence, other=st.sampled_from(["untreated", "outside the layers"]))
+def test_what_no_symmetry_touched_is_claimed_nothing_of(found: dict[str, Any], other: str) -> None:
+    lines = verdict(table(**found).replace({"vo-rotation": other}), "base", ["other"])
+    assert not claims(" ".join(lines)) & set(CLAIMS[:2])
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        {"aligned": NAN, "cosine": NAN},
+        {"wrong": (NAN,) * 3, "wrong_cosine": (NAN,) * 3},
+        {"home": NAN, "chance": NAN},
+    ],
+)
+def test_updates_without_a_change_are_claimed_nothing_of(nothing: dict[str, Any]) -> None:
+    """Where nothing changed, every ratio is NaN."""
+    assert not claims(words(**nothing)) & set(CLAIMS[:2])
 
 
 @given(

@@ -18,7 +18,7 @@ from scramble.measures.pairs import bits
 from scramble.measures.updates import kernels
 from scramble.measures.updates.row_column import fit_row_column
 from tests import typed
-from tests.test_layout import MODULES
+from tests.project.sources import MODULES
 
 
 def functions() -> dict[str, Callable[..., Any]]:

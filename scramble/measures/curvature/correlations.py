@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 from scramble.measures.curvature.measure import Curvature
 from scramble.measures.geometry.masks import count_of, largest, low_magnitude_mask, principal_scores
 from scramble.measures.geometry.subspaces import PRINCIPAL_RANK, limited
-from scramble.measures.pairs.ends import Run
+from scramble.measures.pairs.ends import CheckpointPair
 from scramble.measures.pairs.pooling import keys_of, places_in, with_places
 from scramble.measures.pairs.selection import read_ends
 
@@ -26,7 +26,7 @@ _SUMS += ["chance"]
 
 
 def matrix_figures(
-    run: Run,
+    run: CheckpointPair,
     measured: Curvature,
     rank: int = PRINCIPAL_RANK,
     alpha: float = 0.5,

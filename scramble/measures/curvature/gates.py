@@ -17,7 +17,7 @@ from scramble.errors import SelectionError
 from scramble.measures.curvature.divergence import divergence
 from scramble.measures.curvature.model import DTYPES, check_room, device_of, load_model, weights_in
 from scramble.measures.geometry.subspaces import EPS
-from scramble.measures.pairs.ends import Run
+from scramble.measures.pairs.ends import CheckpointPair
 from scramble.measures.pairs.masks import changed
 from scramble.measures.pairs.pooling import keys_of, places_in, with_places
 from scramble.measures.pairs.selection import Selection, matrices, read_ends
@@ -34,7 +34,7 @@ _SUMS = ["matrices", "n", "update_square", "moved", "hidden", "hidden_square"]
 _ENOUGH = 1e-9  # the certificate of a spectral norm, relative
 
 
-def update_counts(run: Run, name: str) -> dict[str, object]:
+def update_counts(run: CheckpointPair, name: str) -> dict[str, object]:
     """What one matrix adds to the figures, in float64.
 
     `moved` are weights whose update is not zero, `hidden` those of them whose bf16 bits did not change;
@@ -85,7 +85,7 @@ def spectral_norm(matrix: Float64[np.ndarray, "rows columns"]) -> float:
 
 
 def norms(
-    runs: Sequence[Run],
+    runs: Sequence[CheckpointPair],
     chosen: Selection | None = None,
     progress: Progress = lambda done, total: None,
 ) -> pd.DataFrame:
@@ -108,7 +108,7 @@ def norms(
 
 
 def leash(
-    runs: Sequence[Run],
+    runs: Sequence[CheckpointPair],
     prompts: Path,
     *,
     length: int = LENGTH,

@@ -21,7 +21,7 @@ from scramble.measures.curvature.hessian import (
 )
 from scramble.measures.curvature.loss import parameters_of
 from scramble.measures.curvature.model import DTYPES, check_room, device_of, load_model, weights_in
-from scramble.measures.pairs.ends import Run
+from scramble.measures.pairs.ends import CheckpointPair
 from scramble.measures.pairs.selection import Selection, matrices, read_ends
 from scramble.models.prompts import LENGTH, MOST_SEQUENCES, read_prompts
 from scramble.transforms.selection import layers as selected_layers
@@ -49,7 +49,7 @@ class Curvature:
 
 
 def curvature(
-    run: Run,
+    run: CheckpointPair,
     prompts: Path,
     chosen: Selection | None = None,
     *,
@@ -103,7 +103,7 @@ def curvature(
     return Curvature(names, diagonals, tops, len(tokens), tokens.numel(), memory)
 
 
-def _blocks(run: Run, names: Sequence[str], asked: str | None) -> dict[int, list[str]]:
+def _blocks(run: CheckpointPair, names: Sequence[str], asked: str | None) -> dict[int, list[str]]:
     """The chosen matrices of each layer asked for."""
     if asked is None:
         return {}
@@ -119,13 +119,13 @@ def _blocks(run: Run, names: Sequence[str], asked: str | None) -> dict[int, list
     return found
 
 
-def _tensors(run: Run, names: Sequence[str]) -> list[str]:
+def _tensors(run: CheckpointPair, names: Sequence[str]) -> list[str]:
     """The stored tensors of matrices; stacks are chosen whole."""
     return list(dict.fromkeys(run.part(name)[0] for name in names))
 
 
 def _memory(
-    run: Run, names: Sequence[str], blocks: dict[int, list[str]], probes: int, eigenvalues: int
+    run: CheckpointPair, names: Sequence[str], blocks: dict[int, list[str]], probes: int, eigenvalues: int
 ) -> int:
     """Numbers held at most: the model, an accumulator for each diagonal, and what a measure works with.
 

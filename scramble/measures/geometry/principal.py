@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float64
 
 from scramble.measures.geometry.masks import all_masks
 from scramble.measures.geometry.subspaces import PRINCIPAL_RANK, limited
-from scramble.measures.pairs.ends import Run
+from scramble.measures.pairs.ends import CheckpointPair
 from scramble.measures.pairs.pooling import places_in, pool
 from scramble.measures.pairs.selection import Selection, matrices, read_ends
 from scramble.measures.updates.counts import Matched, matched
@@ -23,7 +23,7 @@ _KEEP = ["mask", "alpha"]
 
 
 def count_masks(
-    run: Run,
+    run: CheckpointPair,
     rank: int = PRINCIPAL_RANK,
     alphas: Sequence[float] = (0.5,),
     seed: int = 0,
@@ -47,7 +47,7 @@ def count_masks(
 
 
 def count_masks_together(
-    runs: Sequence[Run],
+    runs: Sequence[CheckpointPair],
     rank: int = PRINCIPAL_RANK,
     alphas: Sequence[float] = (0.5,),
     seed: int = 0,

@@ -21,7 +21,7 @@ from scramble.measures.geometry.subspaces import (
     principal_angles,
     singular_values,
 )
-from scramble.measures.pairs.ends import Run
+from scramble.measures.pairs.ends import CheckpointPair
 from scramble.measures.pairs.pooling import keys_of, places_in, with_places
 from scramble.measures.pairs.selection import Selection, matrices, read_ends
 
@@ -105,7 +105,7 @@ def _resolution(values: Float64[np.ndarray, " side"], rank: int) -> float:
 
 
 def measure(
-    run: Run,
+    run: CheckpointPair,
     rank: int = SPECTRA_RANK,
     chosen: Selection | None = None,
     progress: Progress = lambda done, total: None,
@@ -120,7 +120,7 @@ def measure(
 
 
 def measure_together(
-    runs: Sequence[Run],
+    runs: Sequence[CheckpointPair],
     rank: int = SPECTRA_RANK,
     chosen: Selection | None = None,
     progress: Progress = lambda done, total: None,

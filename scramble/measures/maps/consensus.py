@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Bool, Float64, UInt16
 
 from scramble.errors import MismatchError, SelectionError
-from scramble.measures.pairs.ends import Frame, Run, comparable
+from scramble.measures.pairs.ends import CheckpointPair, Frame, comparable
 from scramble.measures.pairs.masks import changed, magnitude_key
 from scramble.measures.pairs.pooling import places_in, pool
 from scramble.measures.pairs.selection import Selection, matrices
@@ -26,7 +26,7 @@ _BLOCK = 1 << 18
 
 
 def count_consensus(
-    runs: Sequence[Run],
+    runs: Sequence[CheckpointPair],
     frame: Frame,
     chosen: Selection,
     progress: Progress = lambda done, total: None,
@@ -90,7 +90,7 @@ def poisson_binomial(p: Float64[np.ndarray, "runs m"]) -> Float64[np.ndarray, "c
 
 
 def _read(
-    runs: Sequence[Run], name: str, frame: Frame
+    runs: Sequence[CheckpointPair], name: str, frame: Frame
 ) -> tuple[Bool[np.ndarray, "runs ..."], list[UInt16[np.ndarray, " n"]]]:
     """Masks, and magnitude keys (one array where starts agree)."""
     shape = runs[0].start.tensors[name].shape

@@ -15,12 +15,13 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from einops import rearrange
 from jaxtyping import Bool, Float64, Int64, UInt16
 
 from scramble.errors import SelectionError, TargetError
 from scramble.files import whole
 from scramble.measures.maps.stripes import Stripes, expected_changes, stripes, upper_tail
-from scramble.measures.pairs.ends import Run, comparable, ends, steps_of
+from scramble.measures.pairs.ends import CheckpointPair, comparable, ends, steps_of
 from scramble.measures.pairs.masks import changed, magnitude_key
 from scramble.measures.pairs.pooling import places_in, pool
 from scramble.measures.pairs.selection import Selection, matrices
@@ -50,7 +51,7 @@ class Profile:
 
 
 def measure(
-    runs: Sequence[Run], chosen: Selection, progress: Progress = lambda done, total: None
+    runs: Sequence[CheckpointPair], chosen: Selection, progress: Progress = lambda done, total: None
 ) -> tuple[list[Profile], pd.DataFrame]:
     """Profiles, and the sums behind stripe scores: a row a matrix, checkpoint, side and baseline.
 
@@ -182,7 +183,7 @@ def write_values(profiles: Sequence[Profile], path: Path) -> None:
         raise TargetError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
-def checkpoints_of(folder: Path) -> list[Run]:
+def checkpoints_of(folder: Path) -> list[CheckpointPair]:
     """The start of a run folder with each of its `checkpoints/step-*`, by step; see `steps_of`."""
     start, steps = steps_of(folder)
     return [ends(start, path) for path in steps.values()]
@@ -200,7 +201,8 @@ def _held(
     """How many weights of each class every line holds."""
     lines = index if side == "row" else index.T
     numbered = lines + used * np.arange(len(lines))[:, None]
-    return np.bincount(numbered.reshape(-1), minlength=used * len(lines)).reshape(-1, used)
+    counts = np.bincount(numbered.reshape(-1), minlength=used * len(lines))
+    return rearrange(counts, "(line key) -> line key", key=used)
 
 
 def _scores(

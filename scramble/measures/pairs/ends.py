@@ -1,4 +1,4 @@
-"""A run as its two ends, `START:END`, read tensor by tensor in the raw or in the aligned frame."""
+"""A checkpoint pair, `START:END`, read tensor by tensor in the raw or in the aligned frame."""
 
 from __future__ import annotations
 
@@ -31,11 +31,15 @@ PLACEBO = "placebo-"
 """What the frame of a wrong alignment is called in tables, before its number."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run's start and end. Both hold the same tensors with the same shapes.
+@dataclass(frozen=True, repr=False)
+class CheckpointPair:
+    """The start and the end of a run. Both hold the same tensors with the same shapes.
 
     Attributes:
+        start: the checkpoint before training.
+        end: the checkpoint after it.
+        name: the text that names the end in tables.
+        seed: of the run; None where it is not known.
         undo: what maps `end - start` of a scrambled start back to the base, by tensor.
         base: the checkpoint that was scrambled; None if the start was not.
         placebos: the same for wrong elements of the same groups, which map it back to no frame of anything.
@@ -49,6 +53,10 @@ class Run:
     base: Checkpoint | None = None
     placebos: tuple[Actions, ...] = ()
 
+    def __repr__(self) -> str:
+        seed = "" if self.seed is None else f", seed {self.seed}"
+        return f"<CheckpointPair {self.start.folder}:{self.end.folder}{seed}>"
+
     @cached_property
     def _places(self) -> Places:
         try:
@@ -57,11 +65,25 @@ class Run:
             return Places(self.start.tensors)
 
     def where(self, name: str) -> dict[str, object]:
-        """Tower (where there are several), layer, module, name and role of a tensor, or of one of a stack."""
+        """What a tensor is, or one of a stack.
+
+        Args:
+            name: of the tensor, or `NAME[3]` for the fourth of a stack.
+
+        Returns:
+            `tower` (where there are several), `layer`, `module`, `tensor` and `role`.
+        """
         return self._places(name) | {"role": self.start.roles[self.part(name)[0]]}
 
     def part(self, name: str) -> tuple[str, tuple[int, ...]]:
-        """The stored tensor and the index in it that a name means: `NAME[3]` is the fourth of a stack."""
+        """The stored tensor that a name means, and the index in it.
+
+        Args:
+            name: of the tensor, or `NAME[3]` for the fourth of a stack.
+
+        Returns:
+            The name of the stored tensor, and the index, empty for the whole.
+        """
         found = re.fullmatch(r"(.+)\[(\d+)\]", name)
         if found is None or name in self.start.tensors:
             return name, ()
@@ -73,7 +95,14 @@ class Run:
         return self.start.parameters
 
     def stream(self, name: str) -> FileStream:
-        """One tensor as it is stored, to be read block by block."""
+        """One tensor as it is stored, to be read block by block.
+
+        Args:
+            name: of the stored tensor.
+
+        Returns:
+            Its bytes at both ends.
+        """
         return FileStream(self.start.tensors[name], self.end.tensors[name])
 
     def read(self, name: str, frame: Frame, placebo: int | None = None) -> Update:
@@ -83,7 +112,12 @@ class Run:
         exact in every dtype. A rotation needs float32 ends.
 
         Args:
+            name: of the tensor, or `NAME[3]` for the fourth of a stack.
+            frame: `raw` or `aligned`.
             placebo: map the update back by this one of the wrong elements.
+
+        Returns:
+            bf16 bit patterns of both ends, and the update in float32.
         """
         name, index = self.part(name)
         undo = self.undo if placebo is None else self.placebos[placebo]
@@ -128,7 +162,7 @@ def open_run(
     aligned: bool = False,
     base: Path | None = None,
     placebos: int = 0,
-) -> Run:
+) -> CheckpointPair:
     """Read `START:END` (see `split`), or a pair (START, END) of folders or hub ids.
 
     Args:
@@ -169,7 +203,7 @@ def split(text: str) -> tuple[str, str]:
 
 def ends(
     start: Path, end: Path, *, aligned: bool = False, base: Path | None = None, placebos: int = 0
-) -> Run:
+) -> CheckpointPair:
     """The same from two folders.
 
     Args:
@@ -178,7 +212,7 @@ def ends(
     """
     opened, closed = open_checkpoint(start), open_checkpoint(end)
     _same_names(opened, closed)
-    run = Run(opened, closed, str(end), _seed(end))
+    run = CheckpointPair(opened, closed, str(end), _seed(end))
     record = find_record(start) if aligned else None
     if record is None or not record.is_scrambled:
         return run
@@ -197,7 +231,7 @@ def ends(
                 f"{_fp32_hint(end)}or use --frame raw"
             )
     wrong = tuple(placebo.inverse().actions for placebo in draw_placebos(record, opened, placebos))
-    return Run(opened, closed, run.name, run.seed, undo, source, wrong)
+    return CheckpointPair(opened, closed, run.name, run.seed, undo, source, wrong)
 
 
 def steps_of(folder: Path) -> tuple[Path, dict[int, Path]]:
@@ -252,7 +286,7 @@ def _same_names(start: Checkpoint, end: Checkpoint) -> None:
             raise MismatchError(f"'{name}' has shape {one} in {start.folder}, {other} in {end.folder}")
 
 
-def comparable(runs: Sequence[Run]) -> None:
+def comparable(runs: Sequence[CheckpointPair]) -> None:
     """Refuse runs of different models, and a run that is listed twice.
 
     Raises:

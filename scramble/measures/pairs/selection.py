@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scramble.errors import CheckpointError, SelectionError
-from scramble.measures.pairs.ends import Run
+from scramble.measures.pairs.ends import CheckpointPair
 from scramble.transforms.selection import layers as selected_layers
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Selection:
     embeddings: bool = False
 
 
-def matrices(run: Run, chosen: Selection, *, every: bool = False) -> list[str]:
+def matrices(run: CheckpointPair, chosen: Selection, *, every: bool = False) -> list[str]:
     """Names of the chosen matrices; what is no matrix with sides above 1 is passed over.
 
     Args:
@@ -65,7 +65,7 @@ def matrices(run: Run, chosen: Selection, *, every: bool = False) -> list[str]:
     return list(places)
 
 
-def _matrices(run: Run, name: str) -> list[str]:
+def _matrices(run: CheckpointPair, name: str) -> list[str]:
     """A tensor that is a matrix, or the matrices of a stack; embeddings and heads among them."""
     shape = run.start.tensors[name].shape
     if run.start.roles[name] not in ("matrix", "embedding") or len(shape) < 2 or min(shape[-2:]) < 2:
@@ -76,7 +76,7 @@ def _matrices(run: Run, name: str) -> list[str]:
 
 
 def read_ends(
-    run: Run, name: str
+    run: CheckpointPair, name: str
 ) -> tuple[Float64[np.ndarray, "rows columns"], Float64[np.ndarray, "rows columns"]]:
     """A matrix at both ends as stored, exactly.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from einops import rearrange, reduce
 from jaxtyping import Bool, Float32, Float64, Int64, UInt16
 
 from scramble.errors import SelectionError
@@ -70,9 +71,8 @@ class Joint:
     def start_non_finite(self) -> Int64[np.ndarray, " starts"]:
         """Stored words of each distinct start that are infinite or NaN."""
         keys = self.counts.sum(axis=2)
-        found: Int64[np.ndarray, " starts"] = keys.reshape(len(keys), KEYS, -1)[:, KEYS - 2 :].sum(
-            axis=(1, 2)
-        )
+        split = rearrange(keys, "start (key rest) -> start key rest", key=KEYS)[:, KEYS - 2 :]
+        found: Int64[np.ndarray, " starts"] = reduce(split, "start key rest -> start", "sum")
         return found
 
 

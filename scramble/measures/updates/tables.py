@@ -14,7 +14,7 @@ import pandas as pd
 
 from scramble.architecture import Role
 from scramble.errors import MismatchError
-from scramble.measures.pairs.ends import FRAMES, PLACEBO, Frame, Run, comparable
+from scramble.measures.pairs.ends import FRAMES, PLACEBO, CheckpointPair, Frame, comparable
 from scramble.measures.pairs.pooling import places_in, pool
 from scramble.measures.pairs.streams import ArrayStream, Update
 from scramble.measures.updates.coordinate import FittedRun, RowColumnCounts, row_column_counts
@@ -29,7 +29,7 @@ _BOUND = re.compile("_(low|high)$")
 
 
 def count_updates(
-    run: Run,
+    run: CheckpointPair,
     progress: Progress = lambda done, total: None,
     *,
     eta: float = 0.0,
@@ -56,7 +56,7 @@ def diff(counts: pd.DataFrame, levels: Sequence[str] = ("model", "module", "laye
 
 
 def count_pairs(
-    runs: Sequence[Run],
+    runs: Sequence[CheckpointPair],
     frames: Sequence[Frame] = FRAMES,
     progress: Progress = lambda done, total: None,
     *,
@@ -170,18 +170,23 @@ def _pooled(counts: pd.DataFrame, levels: Sequence[str], keep: Sequence[str]) ->
     return [part for part in parts if len(part)]
 
 
-def _pair(a: Run, b: Run, frame: str) -> dict[str, object]:
+def _pair(a: CheckpointPair, b: CheckpointPair, frame: str) -> dict[str, object]:
     same = None if a.seed is None or b.seed is None else a.seed == b.seed
     return {"run_a": a.name, "run_b": b.name, "same_seed": same, "frame": frame}
 
 
 def _fits(
-    name: str, runs: Sequence[Run], frame: Frame, placebo: int | None, eta: float, pool: ThreadPoolExecutor
+    name: str,
+    runs: Sequence[CheckpointPair],
+    frame: Frame,
+    placebo: int | None,
+    eta: float,
+    pool: ThreadPoolExecutor,
 ) -> list[list[FittedRun]]:
     """For each run the fits of a tensor's matrices."""
     role = runs[0].start.roles[name]
 
-    def fits(run: Run) -> list[FittedRun]:
+    def fits(run: CheckpointPair) -> list[FittedRun]:
         return [fitted(one, eta) for one in _matrices(_read(run, name, frame, placebo), role)]
 
     return list(pool.map(fits, runs))
@@ -202,12 +207,12 @@ def _row_column(a: Sequence[FittedRun], b: Sequence[FittedRun]) -> dict[str, flo
     return {field.name: sum(one[field.name] for one in counts) for field in fields(RowColumnCounts)}
 
 
-def _read(run: Run, name: str, frame: Frame, placebo: int | None) -> Update:
+def _read(run: CheckpointPair, name: str, frame: Frame, placebo: int | None) -> Update:
     """A run without a scramble has no placebo: it is in the base's frame already."""
     return run.read(name, frame, placebo if run.undo else None)
 
 
-def _aligned(name: str, runs: Sequence[Run], placebo: int | None) -> list[ArrayStream]:
+def _aligned(name: str, runs: Sequence[CheckpointPair], placebo: int | None) -> list[ArrayStream]:
     updates = [_read(run, name, "aligned", placebo) for run in runs]
     for run, update in zip(runs, updates, strict=True):
         if not np.array_equal(update.start, updates[0].start):

@@ -16,7 +16,7 @@ from scramble.runs.recipe.recipe import Recipe
 from tests.models import weights
 from tests.runs.conftest import ON_POLICY, SUPERVISED
 
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.train
 ALGORITHMS = ON_POLICY | SUPERVISED
 
 

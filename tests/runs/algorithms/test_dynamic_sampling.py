@@ -15,8 +15,6 @@ from scramble.runs.engine.run import run
 from scramble.runs.recipe.recipe import Recipe
 from scramble.runs.tasks.few_shot_sums import FewShotSums
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 MANY = {"size": 64, "high": 9, "answer_pattern": r"\s*(\d+)"}
 
 

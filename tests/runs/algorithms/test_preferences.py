@@ -33,7 +33,6 @@ def test_derived_pairs_are_right_and_wrong_and_repeat(content: dict[str, Any]) -
     ]
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["dpo", "simpo", "sft"])
 @pytest.mark.train
 def test_given_pairs_are_trained_on(name: str, content: dict[str, Any], tmp_path: Path) -> None:
@@ -49,7 +48,6 @@ def test_given_pairs_are_trained_on(name: str, content: dict[str, Any], tmp_path
     assert last["loss"] < first["loss"]
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.train
 def test_what_does_not_sample_is_evaluated_too(content: dict[str, Any], tmp_path: Path) -> None:
     asked = {"size": 4, "samples": 2, "k": [1], "max_new_tokens": 4}

@@ -22,7 +22,7 @@ from scramble.runs.records.summary import before_and_after, quarters
 from tests.conftest import Command
 from tests.models import MODULES, edit_config, weights
 
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.train
 EVALUATION = {"size": 4, "samples": 1, "k": [1], "max_new_tokens": 4}
 
 

@@ -108,7 +108,6 @@ def test_transformers_calls_them_in_the_order_of_the_list(tmp_path: Path) -> Non
     assert calls == ["two", "one"]
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_a_run_whose_trainer_adds_one_after_ours_is_refused(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,7 +123,7 @@ def test_a_run_whose_trainer_adds_one_after_ours_is_refused(
         run(recipe, tmp_path / "out", threads=1)
 
 
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.train
 def test_a_run_calls_them_in_the_declared_order(
     content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

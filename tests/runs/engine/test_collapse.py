@@ -18,7 +18,7 @@ from scramble.runs.recipe.recipe import Recipe
 from tests.models import weights
 from tests.runs.conftest import ON_POLICY
 
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.train
 OVERFLOW = {"name": "sgd", "learning_rate": 1e38, "weight_decay": 1000.0}
 SFT = {"algorithm": {"name": "sft", "batch": 8}, "steps": 5, "fp32_steps": [5]}
 

@@ -19,7 +19,7 @@ from scramble.runs.tasks import Example
 from tests.conftest import Command
 from tests.models import weights
 
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.train
 EVALUATION = {"size": 6, "samples": 4, "k": [1, 4], "every": 1, "batch": 7}
 
 

@@ -17,7 +17,7 @@ from tests.conftest import Command
 from tests.models import Tiny, edit_config, weights, with_tokenizer
 from tests.runs.conftest import ON_POLICY, SUPERVISED
 
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.train
 ALGORITHMS = {name: ON_POLICY[name] for name in ("grpo", "rloo", "rejection_sft")} | SUPERVISED
 SECTIONS: dict[str, dict[str, Any]] = {
     "prompts of the evaluation": {"evaluation": {"size": 4, "samples": 1, "k": [1], "max_new_tokens": 40}},

@@ -20,7 +20,7 @@ from scramble.runs.recipe.recipe import Recipe
 from tests.models import weights
 from tests.runs.conftest import ON_POLICY, SUPERVISED
 
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.train
 SETTINGS = {"every": 2, "prompts": 5, "max_new_tokens": 7}
 
 

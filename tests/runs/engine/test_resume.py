@@ -30,7 +30,7 @@ from scramble.runs.records.folder import WritableRun
 from tests.models import weights
 from tests.runs.conftest import ON_POLICY, SUPERVISED
 
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.train
 STEPS = 7
 MUON = {"name": "muon", "learning_rate": 1e-2, "adamw_learning_rate": 1e-3, "warmup_steps": 3}
 ADAMW = {"name": "adamw", "learning_rate": 1e-3, "warmup_steps": 3}

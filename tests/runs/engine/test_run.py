@@ -19,7 +19,7 @@ from tests.conftest import Command
 from tests.models import weights
 
 # TRL and its dependencies warn about their own future; nothing of ours is among these.
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.train
 
 
 def test_one_recipe_gives_one_set_of_bits_and_seeds_reach_the_rollouts(

@@ -15,7 +15,7 @@ from scramble.runs.recipe.recipe import Recipe
 from tests.models import edit_config
 from tests.runs.conftest import ON_POLICY
 
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.train
 
 # One by one they change what is sampled, or how long it is, or stop it with an error.
 SETTINGS: dict[str, dict[str, Any]] = {

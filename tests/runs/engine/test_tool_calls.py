@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import string
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from scramble.errors import RunError
 from scramble.runs.engine.chats import Chats
@@ -18,9 +17,9 @@ from scramble.runs.engine.run import run
 from scramble.runs.recipe.recipe import Recipe
 from scramble.runs.tasks import Example
 from scramble.runs.tasks.tools import Tools, calculator
+from tests.runs.chats import tokenizer
 
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
-SPECIAL = ["<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"]
+pytestmark = pytest.mark.train
 ALGORITHMS: list[dict[str, Any]] = [
     {"name": "grpo"},
     {"name": "dapo", "resamples": 0},
@@ -42,22 +41,6 @@ TURNS = [
     ],
     ["Answer: 42<|im_end|>"],
 ]
-
-
-def tokenizer(template: str | None) -> PreTrainedTokenizerFast:
-    """One token a character, and Qwen's for the turns and the calls of tools."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-
-    vocabulary = ["<pad>", *SPECIAL, *string.printable]
-    made = Tokenizer(models.WordLevel({c: i for i, c in enumerate(vocabulary)}, unk_token="<pad>"))
-    made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    made.decoder = decoders.Fuse()
-    found = PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<pad>", eos_token="<|im_end|>", unk_token="<pad>"
-    )
-    found.add_tokens([token for token in SPECIAL if token != "<|im_end|>"])
-    found.chat_template = template
-    return found
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from trl import chat_template_utils
 from scramble.runs.internals import peft, trl
 from scramble.runs.tasks.tools import calculator
 from tests.models import Tiny
-from tests.runs.engine.test_tool_calls import tokenizer
+from tests.runs.chats import tokenizer
 
 CALL = '<tool_call>\n{"name": "calculator", "arguments": {"expression": "6 * 7"}}\n</tool_call><|im_end|>'
 

@@ -26,7 +26,6 @@ from scramble.runs.recipe.recipe import Recipe
 from tests.methods import lack, overrides, owner, refusal
 from tests.runs.conftest import ON_POLICY, SUPERVISED
 
-pytestmark = pytest.mark.filterwarnings("ignore")
 ALGORITHMS = {
     "dapo": ON_POLICY["dapo"],
     "rejection_sft": ON_POLICY["rejection_sft"],
@@ -92,6 +91,7 @@ def test_what_stands_in_their_place_can_be_called_as_they_are(method: Method) ->
 
 
 @pytest.mark.parametrize("method", internals.METHODS, ids=lambda one: one.name)
+@pytest.mark.train
 def test_training_calls_them(method: Method, calls: dict[str, list[Any]]) -> None:
     assert calls[method.name]
 
@@ -120,6 +120,7 @@ def test_what_our_trainers_keep_has_no_name_of_theirs() -> None:
     assert seen >= 3
 
 
+@pytest.mark.train
 def test_what_is_relied_on_is_returned(calls: dict[str, list[Any]]) -> None:
     for batch in calls["_generate_and_score_completions"]:
         rows = len(batch["prompt_ids"])
@@ -142,6 +143,7 @@ def test_what_is_relied_on_is_returned(calls: dict[str, list[Any]]) -> None:
         assert len(row["chosen_labels"]) == len(row["chosen_input_ids"])
 
 
+@pytest.mark.train
 def test_a_trainer_has_what_is_reached_into(recipe: Recipe, tmp_path: Path, monkeypatch: Any) -> None:
     """Looked at as training begins, by a callback of the run."""
     seen: list[Any] = []
@@ -176,6 +178,7 @@ def test_a_trainer_has_what_is_reached_into(recipe: Recipe, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("method", RESUMED.values(), ids=lambda one: one.name)
+@pytest.mark.train
 def test_a_resumed_trainer_calls_what_stands_in_the_place_of_each(
     method: Method, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +209,7 @@ def test_a_resumed_trainer_calls_what_stands_in_the_place_of_each(
     assert [Path(path).name for path in given] == ["step-1"]
 
 
+@pytest.mark.train
 def test_settings_of_sampling_are_those_of_the_trainer(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from tests.conftest import Command
 from tests.models import Tiny, weights, with_tokenizer
 from tests.runs.conftest import ON_POLICY, SUPERVISED
 
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.train
 NAMES = ("lora", "pissa", "dora", "rslora", "olora")
 TARGETS = ["q_proj", "down_proj"]
 

@@ -16,8 +16,6 @@ from scramble.runs.recipe.recipe import Recipe
 from tests.conftest import Command
 from tests.runs.conftest import ON_POLICY, SUPERVISED
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 
 def installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
     """Make importlib.metadata say that only these are installed."""

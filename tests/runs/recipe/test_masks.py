@@ -19,7 +19,7 @@ from tests.conftest import Command
 from tests.models import Tiny, weights, with_tokenizer
 from tests.runs.conftest import ON_POLICY, assert_failed
 
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.train
 KINDS = {"principal": "principal", "complement": "complement", "low": "low_magnitude", "safe": "safe"}
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adamw": {"name": "adamw", "learning_rate": 1e-2, "weight_decay": 0.1},

@@ -15,7 +15,7 @@ from scramble.runs.recipe.optimizers import Muon, hidden_matrices
 from scramble.runs.recipe.recipe import Recipe
 from tests.models import weights
 
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.train
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"name": "sgd", "learning_rate": 0.05},
     "muon": {"name": "muon", "learning_rate": 1e-2, "adamw_learning_rate": 1e-3},

@@ -19,7 +19,7 @@ from scramble.runs.engine.run import run
 from scramble.runs.recipe import reporting
 from scramble.runs.recipe.recipe import Recipe
 
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.train
 
 # In a process of its own that is not told to be offline; every connection and look-up is noted.
 WATCHED = """

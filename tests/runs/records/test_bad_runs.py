@@ -19,9 +19,6 @@ from scramble.runs.tasks.few_shot_sums import FewShotSums
 from tests.conftest import Command
 from tests.runs.conftest import assert_failed
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
 TOOLS = {"name": "tools", "data": "x.jsonl"}
 
 

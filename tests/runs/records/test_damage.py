@@ -23,7 +23,7 @@ from tests.conftest import Command
 from tests.experiments import RECIPE, make_base, write
 from tests.models import digest
 
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.train
 FILES = ("run.json", "metrics.jsonl", "recipe.yaml")
 
 

@@ -52,7 +52,6 @@ def test_outputs_carry_them(start: Path, tmp_path: Path, command: Command) -> No
     assert has_them(start, folded)
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.train
 def test_ends_carry_them(start: Path, content: dict[str, Any], tmp_path: Path) -> None:
     folder = run(Recipe.model_validate(content | {"model": str(start)}), tmp_path / "runs", threads=1)

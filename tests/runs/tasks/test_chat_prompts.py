@@ -15,7 +15,7 @@ from scramble.runs.engine.run import run
 from scramble.runs.recipe.recipe import Recipe
 from tests.runs.conftest import ON_POLICY
 
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.train
 # Turns begin with `+` for the user, `-` for the system, `A:` for the model.
 TEMPLATE = (
     "{% for m in messages %}{{ {'user': '+', 'system': '-', 'assistant': 'A:'}[m.role] }}{{ m.content }}"

@@ -80,7 +80,6 @@ def test_bad_settings_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         code(tmp_path, row).checked_examples()
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.train
 def test_a_run_says_which_isolation_was_in_force(content: dict[str, Any], tmp_path: Path) -> None:
     """And a model that writes no programs gets no reward."""

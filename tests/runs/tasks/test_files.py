@@ -57,7 +57,6 @@ WAYS: dict[str, Callable[[Path], str]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_every_kind_of_file_gives_the_same_examples(
     way: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -144,7 +143,6 @@ def test_a_bad_file_is_one_line(text: str, message: str, tmp_path: Path) -> None
     assert str(path) in str(error.value)
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_what_is_not_there_is_one_line(tmp_path: Path) -> None:
     for name in ("rows.jsonl", "rows.parquet"):
         with pytest.raises(RecipeError, match="there is no such file"):

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from scramble.measures.pairs.ends import Run, ends
+from scramble.measures.pairs.ends import CheckpointPair, ends
 from tests.fake_runs import train
 from tests.models import Tiny, weights, with_tokenizer
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(tmp_path: Path) -> CheckpointPair:
     """From bf16 to float32, with a tokenizer at the start; a third of the weights does not move."""
     tiny = Tiny("llama", kv_heads=2, group=2, head_dim=4, layers=2, seed=3, tied=True)
     start = with_tokenizer(tiny.save(tmp_path / "start", torch.bfloat16))
@@ -40,5 +40,5 @@ def eager(tiny: Tiny) -> PreTrainedModel:
     return model
 
 
-def text(run: Run) -> str:
+def text(run: CheckpointPair) -> str:
     return f"{run.start.folder}:{run.end.folder}"

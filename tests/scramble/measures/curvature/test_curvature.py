@@ -15,7 +15,7 @@ from scipy.stats import pearsonr, rankdata, spearmanr
 from scramble.measures.curvature.correlations import correlations, matrix_figures
 from scramble.measures.curvature.diagonal import Diagonal
 from scramble.measures.curvature.measure import Curvature, curvature
-from scramble.measures.pairs.ends import Run, ends
+from scramble.measures.pairs.ends import CheckpointPair, ends
 from scramble.measures.pairs.selection import Selection
 from tests.conftest import Command
 from tests.fake_runs import train
@@ -25,7 +25,7 @@ from tests.scramble.measures.curvature.conftest import text
 K, UP = "model.layers.0.self_attn.k_proj.weight", "model.layers.1.mlp.up_proj.weight"
 
 
-def drawn(run: Run, names: list[str], seed: int = 0) -> Curvature:
+def drawn(run: CheckpointPair, names: list[str], seed: int = 0) -> Curvature:
     """A curvature of random entries, of both signs."""
     generator, found = torch.Generator().manual_seed(seed), Diagonal()
     for _ in range(2):
@@ -35,7 +35,7 @@ def drawn(run: Run, names: list[str], seed: int = 0) -> Curvature:
     return Curvature(names, {"hessian": found}, {}, 2, 16, 0)
 
 
-def test_figures_are_the_definition(run: Run) -> None:
+def test_figures_are_the_definition(run: CheckpointPair) -> None:
     measured = drawn(run, [K, UP])
     found = matrix_figures(run, measured, rank=2, alpha=0.3).set_index("tensor")
     for name in (K, UP):
@@ -63,7 +63,7 @@ def test_figures_are_the_definition(run: Run) -> None:
         assert row["sum"] == pytest.approx(values.sum())
 
 
-def test_levels_pool_sums_and_weigh_correlations(run: Run) -> None:
+def test_levels_pool_sums_and_weigh_correlations(run: CheckpointPair) -> None:
     figures = matrix_figures(run, drawn(run, [K, UP]), rank=2, alpha=0.3)
     found = correlations(figures, ["model", "tensor"])
     whole, one, other = (found.iloc[at] for at in range(3))
@@ -78,7 +78,7 @@ def test_levels_pool_sums_and_weigh_correlations(run: Run) -> None:
     assert whole["chance"] == pytest.approx(0.3, abs=0.01)
 
 
-def test_a_proxy_that_is_constant_has_no_correlation(run: Run) -> None:
+def test_a_proxy_that_is_constant_has_no_correlation(run: CheckpointPair) -> None:
     same = ends(run.start.folder, run.start.folder)
     figures = matrix_figures(same, drawn(same, [K]), rank=2)
     assert figures["rho_update"].isna().all()
@@ -88,7 +88,7 @@ def test_a_proxy_that_is_constant_has_no_correlation(run: Run) -> None:
     assert pooled == figures["rho_update"].iloc[1]
 
 
-def test_a_curvature_that_is_the_principal_score_is_found(run: Run) -> None:
+def test_a_curvature_that_is_the_principal_score_is_found(run: CheckpointPair) -> None:
     """rho 1 and all the mass of the mask that the definition gives it."""
     start = weights(run.start.folder)[UP].double()
     left, sigma, right = torch.linalg.svd(start, full_matrices=False)
@@ -104,7 +104,7 @@ ASK = ("--length", 8, "--probes", 2, "--format", "json", "--quiet")
 
 
 def test_command_gives_a_row_a_level_and_diagonal(
-    run: Run, prompts: Path, command: Command, tmp_path: Path
+    run: CheckpointPair, prompts: Path, command: Command, tmp_path: Path
 ) -> None:
     ask = ("curvature", text(run), "--prompts", prompts, *ASK, "--plot", tmp_path / "f.svg")
     found = command(*ask, "--by", "model,layer-module", "--block-layers", "1", "--eigenvalues", 2)
@@ -122,7 +122,7 @@ def test_command_gives_a_row_a_level_and_diagonal(
     assert exact["mean"] != rows[0]["mean"]
 
 
-def test_seeds_name_the_draws(run: Run, prompts: Path, command: Command) -> None:
+def test_seeds_name_the_draws(run: CheckpointPair, prompts: Path, command: Command) -> None:
     def rows(*more: Any) -> list[dict[str, Any]]:
         ask = ("curvature", text(run), "--prompts", prompts, *ASK, "--labels", "sampled", "--layers", "0")
         found: list[dict[str, Any]] = command(*ask, *more).json["rows"]
@@ -135,7 +135,9 @@ def test_seeds_name_the_draws(run: Run, prompts: Path, command: Command) -> None
     assert {row["curvature"] for row in rows("--probes", 0)} == {"fisher"}
 
 
-def test_what_is_not_chosen_does_not_change_the_fisher_of_the_rest(run: Run, prompts: Path) -> None:
+def test_what_is_not_chosen_does_not_change_the_fisher_of_the_rest(
+    run: CheckpointPair, prompts: Path
+) -> None:
     few = curvature(run, prompts, Selection("1", ("up_proj",)), probes=0, length=8)
     all_ = curvature(run, prompts, probes=0, length=8)
     assert few.names == [UP]
@@ -176,7 +178,7 @@ def test_other_families_have_both(family: str, prompts: Path, command: Command, 
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(
-    run: Run,
+    run: CheckpointPair,
     prompts: Path,
     command: Command,
     arguments: list[str],
@@ -189,7 +191,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(
     assert says in found.err
 
 
-def test_infinite_weights_are_refused(run: Run, prompts: Path, command: Command) -> None:
+def test_infinite_weights_are_refused(run: CheckpointPair, prompts: Path, command: Command) -> None:
     for folder, name, says in (
         (run.end.folder, UP, "infinite or NaN"),
         (run.start.folder, "model.norm.weight", "logits are not finite"),
@@ -206,7 +208,7 @@ def test_infinite_weights_are_refused(run: Run, prompts: Path, command: Command)
 
 
 def test_what_does_not_fit_in_memory_is_refused(
-    run: Run, prompts: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+    run: CheckpointPair, prompts: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import psutil
 

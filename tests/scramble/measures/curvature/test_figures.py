@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scramble.measures.pairs.ends import Run
+from scramble.measures.pairs.ends import CheckpointPair
 from tests import drawn
 from tests.conftest import Command
 from tests.fake_runs import train
@@ -19,7 +19,7 @@ SHORT = ("--length", 8, "--sequences", 2, "--plot", "figure.svg", "--format", "j
 
 
 def test_curvature_draws_its_table(
-    run: Run, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+    run: CheckpointPair, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     monkeypatch.chdir(tmp_path)
     figures = drawn.keep(monkeypatch)
@@ -42,7 +42,7 @@ def test_curvature_draws_its_table(
 
 
 def test_gates_draw_their_table(
-    run: Run, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+    run: CheckpointPair, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     monkeypatch.chdir(tmp_path)
     figures = drawn.keep(monkeypatch)

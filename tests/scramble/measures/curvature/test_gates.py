@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from scramble.measures.curvature.divergence import divergence, fisher_square
 from scramble.measures.curvature.gates import gates, leash, norms, spectral_norm, step_of
-from scramble.measures.pairs.ends import Run, ends
+from scramble.measures.pairs.ends import CheckpointPair, ends
 from tests.conftest import Command
 from tests.fake_runs import train
 from tests.models import Float64, Tiny, weights
@@ -122,7 +122,7 @@ def test_a_spectral_norm_that_lanczos_misses_is_caught(monkeypatch: pytest.Monke
     assert spectral_norm(matrix) == pytest.approx(1, rel=1e-12)
 
 
-def test_norms_and_hidden_shares_are_the_definition(run: Run) -> None:
+def test_norms_and_hidden_shares_are_the_definition(run: CheckpointPair) -> None:
     found = norms([run]).set_index("tensor")
     old, new = weights(run.start.folder), weights(run.end.folder)
     assert len(found) == 14
@@ -150,13 +150,13 @@ def test_norms_and_hidden_shares_are_the_definition(run: Run) -> None:
     assert np.isnan(row["kl"])
 
 
-def prompts_of(run: Run) -> Path:
+def prompts_of(run: CheckpointPair) -> Path:
     path = run.start.folder.with_name("own.txt")
     path.write_text("12+3=15\n" * 8)
     return path
 
 
-def test_what_bf16_hid_is_not_known_from_bf16_ends(run: Run, tmp_path: Path) -> None:
+def test_what_bf16_hid_is_not_known_from_bf16_ends(run: CheckpointPair, tmp_path: Path) -> None:
     stored = ends(run.start.folder, train(run.start.folder, tmp_path / "bf16", 0, torch.bfloat16))
     assert norms([stored])[["hidden", "hidden_square"]].isna().all(axis=None)
     again = tmp_path / "as-float32"  # bf16 values in a float32 file
@@ -177,7 +177,7 @@ def test_steps_are_read_from_names() -> None:
 
 
 def test_command_gives_a_row_a_run_and_level(
-    run: Run, prompts: Path, command: Command, tmp_path: Path
+    run: CheckpointPair, prompts: Path, command: Command, tmp_path: Path
 ) -> None:
     other = train(run.start.folder, tmp_path / "step-7", 1)
     plot = tmp_path / "f.svg"
@@ -219,7 +219,7 @@ def test_command_gives_a_row_a_run_and_level(
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(
-    run: Run, command: Command, arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch
+    run: CheckpointPair, command: Command, arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(prompts_of(run).parent)
     found = command("gates", text(run), *arguments)
@@ -227,13 +227,13 @@ def test_what_cannot_be_used_is_refused_in_one_line(
     assert says in found.err
 
 
-def test_a_run_listed_twice_is_refused(run: Run, command: Command) -> None:
+def test_a_run_listed_twice_is_refused(run: CheckpointPair, command: Command) -> None:
     found = command("gates", text(run), text(run), "--prompts", prompts_of(run))
     assert (found.code, found.err.count("\n")) == (2, 1)
     assert "list every run once" in found.err
 
 
-def test_infinite_weights_are_refused(run: Run, command: Command) -> None:
+def test_infinite_weights_are_refused(run: CheckpointPair, command: Command) -> None:
     tensors = load_file(run.end.folder / "model.safetensors")
     for name, says in (
         ("model.norm.weight", "logits are not finite"),

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from scramble.measures.pairs.ends import Run, ends
+from scramble.measures.pairs.ends import CheckpointPair, ends
 from tests.fake_runs import train
 
 
 @pytest.fixture
-def run(checkpoint: Path, tmp_path: Path) -> Run:
+def run(checkpoint: Path, tmp_path: Path) -> CheckpointPair:
     return ends(checkpoint, train(checkpoint, tmp_path / "end", 0, torch.bfloat16))

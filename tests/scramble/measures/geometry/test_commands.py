@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from scramble.measures.geometry.mask_file import read_masks
-from scramble.measures.pairs.ends import Run
+from scramble.measures.pairs.ends import CheckpointPair
 from tests.conftest import Command
 from tests.models import weights
 from tests.scramble.measures.geometry.weights import both_ends
@@ -20,12 +20,12 @@ from tests.scramble.measures.geometry.weights import both_ends
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
-def text(run: Run) -> str:
+def text(run: CheckpointPair) -> str:
     return f"{run.start.folder}:{run.end.folder}"
 
 
 @pytest.mark.parametrize("name", ["spectra", "principal"])
-def test_commands_print_every_format(run: Run, command: Command, name: str) -> None:
+def test_commands_print_every_format(run: CheckpointPair, command: Command, name: str) -> None:
     found = command(name, text(run), "--by", "module,tensor", "--format", "json", "--quiet")
     assert (found.code, found.err) == (0, "")
     assert found.json["meta"]["matrices"] == 14
@@ -39,7 +39,9 @@ def test_commands_print_every_format(run: Run, command: Command, name: str) -> N
 
 @pytest.mark.parametrize("suffix", ["svg", "png"])
 @pytest.mark.parametrize("name", ["spectra", "principal"])
-def test_figures_are_drawn(run: Run, command: Command, tmp_path: Path, name: str, suffix: str) -> None:
+def test_figures_are_drawn(
+    run: CheckpointPair, command: Command, tmp_path: Path, name: str, suffix: str
+) -> None:
     path = tmp_path / f"figure.{suffix}"
     assert command(name, text(run), "--plot", path, "--quiet").code == 0
     content = path.read_bytes()
@@ -59,7 +61,7 @@ def test_figures_of_an_update_that_is_zero_are_drawn(
         assert (found.code, found.err) == (0, "")
 
 
-def test_values_are_written(run: Run, command: Command, tmp_path: Path) -> None:
+def test_values_are_written(run: CheckpointPair, command: Command, tmp_path: Path) -> None:
     path = tmp_path / "values.csv"
     command("spectra", text(run), "--layers", "0", "--values", path, "--quiet")
     found = pd.read_csv(path)
@@ -69,7 +71,7 @@ def test_values_are_written(run: Run, command: Command, tmp_path: Path) -> None:
     assert (missing.code, missing.err.count("\n")) == (2, 1)
 
 
-def test_masks_are_written_for_training(run: Run, command: Command, tmp_path: Path) -> None:
+def test_masks_are_written_for_training(run: CheckpointPair, command: Command, tmp_path: Path) -> None:
     path = tmp_path / "masks.safetensors"
     ask = ("principal", text(run), "--rank", "3", "--alpha", "0.3", "--write", path, "--quiet")
     assert command(*ask, "--mask", "low_magnitude", "--format", "json").json["meta"]["masks"] == str(path)
@@ -108,14 +110,14 @@ def test_masks_are_written_for_training(run: Run, command: Command, tmp_path: Pa
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(
-    run: Run, command: Command, arguments: list[str], says: str
+    run: CheckpointPair, command: Command, arguments: list[str], says: str
 ) -> None:
     found = command(arguments[0], text(run), *arguments[1:])
     assert (found.code, found.err.count("\n"), found.out) == (2, 1, "")
     assert says in found.err
 
 
-def test_infinite_weights_are_refused_by_name(run: Run, command: Command) -> None:
+def test_infinite_weights_are_refused_by_name(run: CheckpointPair, command: Command) -> None:
     tensors = weights(run.end.folder)
     tensors[UP][0, 0] = float("inf")
     save_file(tensors, run.end.folder / "model.safetensors", metadata={"format": "pt"})
@@ -126,7 +128,7 @@ def test_infinite_weights_are_refused_by_name(run: Run, command: Command) -> Non
 
 
 def test_a_broken_bound_is_reported_as_a_bug(
-    run: Run, command: Command, monkeypatch: pytest.MonkeyPatch
+    run: CheckpointPair, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = sys.modules["scramble.measures.geometry.spectra"]
     real = module.singular_values

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from scramble.errors import SelectionError
 from scramble.measures.geometry.principal import count_masks, principal
 from scramble.measures.geometry.spectra import measure, singular_value_curves, spectra
-from scramble.measures.pairs.ends import Run, ends
+from scramble.measures.pairs.ends import CheckpointPair, ends
 from scramble.measures.pairs.masks import magnitude_key
 from scramble.measures.pairs.selection import Selection, matrices
 from tests.fake_runs import train
@@ -24,7 +24,7 @@ LEVELS = ["model", "module", "layer", "layer-module", "tensor"]
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
-def test_spectra_are_numpys(run: Run) -> None:
+def test_spectra_are_numpys(run: CheckpointPair) -> None:
     table = spectra(measure(run, 5), ["tensor"]).set_index("tensor")
     assert len(table) == 14
     for name, row in table.iterrows():
@@ -42,7 +42,7 @@ def test_spectra_are_numpys(run: Run) -> None:
         assert 0 < row[["weyl", "hoffman_wielandt", "ky_fan"]].max() <= 1
 
 
-def test_pooled_spectra_are_those_of_their_matrices(run: Run) -> None:
+def test_pooled_spectra_are_those_of_their_matrices(run: CheckpointPair) -> None:
     measured = measure(run, 5)
     tables = spectra(measured, LEVELS)
     each, whole = (tables[tables["level"] == level] for level in ("tensor", "model"))
@@ -60,7 +60,7 @@ def test_pooled_spectra_are_those_of_their_matrices(run: Run) -> None:
     assert sorted(tables.loc[tables["level"] == "module", "module"]) == MODULES
 
 
-def test_curves_hold_every_singular_value(run: Run) -> None:
+def test_curves_hold_every_singular_value(run: CheckpointPair) -> None:
     measured = measure(run, 5, Selection(modules=["up_proj"]))
     curves = singular_value_curves(measured)
     one = curves[curves["tensor"] == UP]
@@ -71,7 +71,7 @@ def test_curves_hold_every_singular_value(run: Run) -> None:
     assert one["angle_left"].notna().sum() == 5
 
 
-def test_overlaps_are_those_of_a_slow_count(run: Run) -> None:
+def test_overlaps_are_those_of_a_slow_count(run: CheckpointPair) -> None:
     alphas = (0.05, 0.5)
     table = principal(count_masks(run, 3, alphas, chosen=Selection("1", ["up_proj"])), ["tensor"])
     old, new = both_ends(run, UP)
@@ -103,13 +103,13 @@ def test_overlaps_are_those_of_a_slow_count(run: Run) -> None:
             assert row["magnitude_matched_mask"] == pytest.approx(matched / m)
 
 
-def test_ranks_are_limited_to_half_the_smaller_side(run: Run) -> None:
+def test_ranks_are_limited_to_half_the_smaller_side(run: CheckpointPair) -> None:
     one = Selection("1", ["up_proj"])
     half = min(weights(run.start.folder)[UP].shape) // 2
     pd.testing.assert_frame_equal(count_masks(run, 10_000, chosen=one), count_masks(run, half, chosen=one))
 
 
-def test_pooled_overlaps_are_ratios_of_sums(run: Run) -> None:
+def test_pooled_overlaps_are_ratios_of_sums(run: CheckpointPair) -> None:
     counts = count_masks(run, 3)
     tables = principal(counts, LEVELS)
     mine = counts[counts["mask"] == "safe"]
@@ -157,7 +157,7 @@ def test_float32_ends_are_read_as_stored(checkpoint: Path, tmp_path: Path) -> No
         assert (counted["magnitude_matched"] <= counted[["marked", "changed"]].min(axis=1) + 1e-9).all()
 
 
-def test_what_is_measured_is_selected(run: Run) -> None:
+def test_what_is_measured_is_selected(run: CheckpointPair) -> None:
     inside = matrices(run, Selection())
     assert all(weights(run.start.folder)[name].ndim == 2 for name in inside)
     assert not [name for name in inside if "embed" in name or "lm_head" in name]

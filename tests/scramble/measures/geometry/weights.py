@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float64
 
-from scramble.measures.pairs.ends import Run
+from scramble.measures.pairs.ends import CheckpointPair
 from tests.models import weights
 
 
@@ -21,6 +21,6 @@ def planted(rng: np.random.Generator, rows: int, columns: int, values: Float64[n
     return (orthonormal(rng, rows, k) * values) @ orthonormal(rng, columns, k).T
 
 
-def both_ends(run: Run, name: str) -> tuple[Float64[np.ndarray, "rows columns"], ...]:
+def both_ends(run: CheckpointPair, name: str) -> tuple[Float64[np.ndarray, "rows columns"], ...]:
     """A weight of a run at its start and at its end."""
     return tuple(weights(end.folder)[name].double().numpy() for end in (run.start, run.end))

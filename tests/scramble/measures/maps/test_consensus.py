@@ -19,7 +19,7 @@ from safetensors import safe_open
 from scramble.errors import MismatchError
 from scramble.measures.geometry.mask_file import read_masks
 from scramble.measures.maps.consensus import consensus, count_consensus, poisson_binomial
-from scramble.measures.pairs.ends import Frame, Run, ends, open_run
+from scramble.measures.pairs.ends import CheckpointPair, Frame, ends, open_run
 from scramble.measures.pairs.selection import Selection
 from scramble.operations.apply import apply
 from tests.conftest import Command
@@ -44,7 +44,7 @@ def test_poisson_binomial(p: np.ndarray) -> None:
     np.testing.assert_allclose(found, want, atol=1e-14)
 
 
-def slow(runs: list[Run], name: str, frame: Frame) -> dict[str, np.ndarray]:
+def slow(runs: list[CheckpointPair], name: str, frame: Frame) -> dict[str, np.ndarray]:
     """The definition on one tensor: a weight at a time, exponents and mantissas from float32."""
     updates = [run.read(name, frame) for run in runs]
     start = [(one.start.astype(np.uint32) << 16).view(np.float32).ravel() for one in updates]
@@ -69,7 +69,7 @@ def slow(runs: list[Run], name: str, frame: Frame) -> dict[str, np.ndarray]:
     }
 
 
-def compare(runs: list[Run], frame: Frame, name: str, counts: pd.DataFrame) -> None:
+def compare(runs: list[CheckpointPair], frame: Frame, name: str, counts: pd.DataFrame) -> None:
     found = counts[counts["tensor"] == name]
     assert found["changed_by"].tolist() == list(range(len(runs) + 1))
     for column, want in slow(runs, name, frame).items():

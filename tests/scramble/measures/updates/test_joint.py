@@ -236,7 +236,7 @@ DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F
 @pytest.mark.parametrize("before", DTYPES)
 @pytest.mark.parametrize("after", DTYPES)
 def test_files_give_what_arrays_do(before: str, after: str, tmp_path: Path) -> None:
-    from scramble.measures.pairs.ends import Run
+    from scramble.measures.pairs.ends import CheckpointPair
 
     torch.manual_seed(0)
     old = torch.randn(300, 7, dtype=torch.float64) * 0.05
@@ -256,7 +256,7 @@ def test_files_give_what_arrays_do(before: str, after: str, tmp_path: Path) -> N
         def words(self, name: str) -> Array:
             return self.entry.words()  # type: ignore[attr-defined]
 
-    run = Run(Folder(entries[0]), Folder(entries[1]), "end")  # type: ignore[arg-type]
+    run = CheckpointPair(Folder(entries[0]), Folder(entries[1]), "end")  # type: ignore[arg-type]
     update = run.read("w", "raw")
     same(count([FileStream(*entries)]), count([ArrayStream(update)]))
 

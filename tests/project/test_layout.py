@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import ast
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = {"scramble": "scramble", "runs": "scramble.runs", "interventions": "scramble.interventions"}
-FILES = [path for name in PACKAGES for path in (ROOT / name).rglob("*.py")]
-TESTS = list((ROOT / "tests").rglob("*.py"))
+from tests.project.sources import FILES, MODULES, ROOT, TESTS, imports, name_of, own
+
 LONGEST, MOST_MODULES = 350, 12
 # From the ground up: a package imports what stands before it, never what stands behind.
 ORDER = (
-    *("_version", "errors", "child", "files", "runrecord", "runfolder", "columns", "present", "internals"),
+    *(
+        "_version",
+        "errors",
+        "child",
+        "files",
+        "runrecord",
+        "present.notebook",
+        "runfolder",
+        "columns",
+        "present",
+        "internals",
+    ),
     *("architecture", "families"),
     *("checkpoints", "symmetries", "transforms", "models", "equivalence", "operations", "measures.pairs"),
     *("measures.updates", "measures.geometry", "measures.maps", "measures.curvature", "measures"),
@@ -33,30 +41,6 @@ ORDER = (
     *("runs.trainers", "runs.algorithms", "runs.recipe", "runs.records", "runs.engine", "runs.worker"),
     *("runs.comparison", "runs.cli", "runs", "interventions"),
 )
-
-
-def name_of(path: Path) -> str:
-    """The name under which a file is imported."""
-    first, *rest = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join([PACKAGES[first], *(rest[:-1] if rest[-1] == "__init__" else rest)])
-
-
-MODULES = {name_of(path): path for path in FILES}
-
-
-def imports(path: Path) -> Iterator[str]:
-    """The names of what a file imports, wherever in it, for types only too."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-            yield from (name if name in MODULES else node.module for name in names)
-
-
-def own(path: Path) -> set[str]:
-    """The modules of this project that a file imports."""
-    return {name for name in imports(path) if name in MODULES} - {name_of(path)}
 
 
 def place(module: str) -> int:
@@ -124,12 +108,49 @@ def test_no_test_module_is_imported(path: Path) -> None:
     assert not {part for part in found if part.startswith("test_")}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def ignores_all(node: ast.AST) -> bool:
+    """Whether a call, or a test's mark, ignores warnings without a message or a category that says which."""
+    if not isinstance(node, ast.Call):
+        return False
+    if ast.unparse(node.func).rpartition(".")[2] not in ("filterwarnings", "simplefilter", "catch_warnings"):
+        return False
+    named = {one.arg: one.value for one in node.keywords if one.arg in ("action", "message", "category")}
+    given = [ast.unparse(one).strip("'\"") for one in (*node.args, *named.values())]
+    action, *which = [part for text in given for part in text.split(":")] or [""]
+    return action == "ignore" and all(part in ("", "Warning", ".*") for part in which)
+
+
+@pytest.mark.parametrize("path", [*FILES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_warnings_are_ignored_by_name(path: Path) -> None:
-    """A message or a category says which."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("warnings."):
-            assert "ignore" not in ast.unparse(node) or len(node.args) + len(node.keywords) > 1
+    assert not [ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if ignores_all(node)]
+
+
+def test_the_settings_of_pytest_name_what_they_ignore() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    first, *rest = settings["filterwarnings"]
+    assert first == "error"
+    assert all(len(one.split(":")) >= 3 and one.split(":")[1] and one.split(":")[2] for one in rest)
+
+
+@pytest.mark.parametrize(
+    ("text", "all_of_them"),
+    [
+        ('pytest.mark.filterwarnings("ignore")', True),
+        ('pytest.mark.filterwarnings("ignore::Warning")', True),
+        ('pytest.mark.filterwarnings("ignore:lbfgs")', False),
+        ('pytest.mark.filterwarnings("ignore::DeprecationWarning")', False),
+        ('pytest.mark.filterwarnings("error")', False),
+        ('warnings.simplefilter("ignore")', True),
+        ('warnings.simplefilter("ignore", Warning)', True),
+        ('warnings.simplefilter(action="ignore", category=UserWarning)', False),
+        ('warnings.filterwarnings("ignore", "TRL currently")', False),
+        ('warnings.catch_warnings(action="ignore")', True),
+        ('warnings.catch_warnings(action="ignore", category=UserWarning)', False),
+        ("warnings.catch_warnings(record=True)", False),
+    ],
+)
+def test_what_ignores_all_warnings_is_known(text: str, all_of_them: bool) -> None:
+    assert ignores_all(ast.parse(text, mode="eval").body) == all_of_them
 
 
 def test_remote_code_is_never_trusted() -> None:

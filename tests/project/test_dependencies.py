@@ -17,7 +17,7 @@ from packaging.version import Version
 
 from scramble.internals.transformers import RESUMED
 from scramble.runs.internals.trl import METHODS
-from tests.test_layout import FILES, ROOT
+from tests.project.sources import FILES, ROOT
 
 # What each library documents as its interface: names of the module itself, classes and functions. All else in
 # it moves without notice. Of torch that is every module without an underscore, and so it is not listed.
@@ -75,8 +75,7 @@ def defined(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"):
-                yield node.attr
+            yield from [node.attr] * (ast.unparse(node.value) in ("self", "cls"))
 
 
 def reached(tree: ast.AST) -> Iterator[str]:
@@ -84,9 +83,8 @@ def reached(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             yield node.attr
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            if node.func.id in ("getattr", "setattr", "hasattr"):
-                yield from [str(one.value) for one in node.args[1:2] if isinstance(one, ast.Constant)]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr", "hasattr"):
+            yield from [str(one.value) for one in node.args[1:2] if isinstance(one, ast.Constant)]
 
 
 @cache

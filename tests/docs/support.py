@@ -2,7 +2,7 @@
 
 Family by symmetry: the error of the logits, or why there is none.
 
-python -m tests.support    # writes the table into docs/reference/families.md
+python -m tests.docs.support    # writes the table into docs/reference/families.md
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from scramble.operations.fold import fold
 from scramble.symmetries import SYMMETRIES
 from tests.models import FAMILIES, Tiny
 
-PAGE = Path(__file__).parents[1] / "docs" / "reference" / "families.md"
-START, END = "<!-- support: python -m tests.support -->\n", "<!-- end of support -->\n"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "families.md"
+START, END = "<!-- support: python -m tests.docs.support -->\n", "<!-- end of support -->\n"
 COLUMNS = [name for name in SYMMETRIES if name != "residual-rotation"] + ["fold", "residual-rotation"]
 # Reasons, by what the refusal says. A small letter in the table stands for each.
 REASONS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests import support
+from tests.docs import support
 from tests.models import FAMILIES
 
 pytestmark = pytest.mark.train
