@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -11,6 +12,18 @@ MARKS = ("train", "real_model", "vllm")
 # What a command line of this project holds that trains; `experiment` trains by lanes.
 TRAINING = ("scramble.runs.worker", "run", "experiment", "demo")
 REFUSAL = "this test trains: give it the mark `train`, which `make test` leaves out"
+
+
+def swept(cases: Iterable[Any], kept: int) -> list[Any]:
+    """The cases of a long sweep: the first `kept` of them are in `make test`, the others in `make test-train`."""
+    return [
+        case if at < kept else pytest.param(*_values(case), marks=pytest.mark.train)
+        for at, case in enumerate(cases)
+    ]
+
+
+def _values(case: Any) -> tuple[Any, ...]:
+    return case if isinstance(case, tuple) else (case,)
 
 
 class Guard:

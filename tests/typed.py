@@ -183,9 +183,9 @@ class _Finder(MetaPathFinder):
             return None
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(fullname, path, target)
-            if spec is not None:
-                if type(spec.loader) is SourceFileLoader:
-                    spec.loader = _Loader(spec.loader.name, spec.loader.path)
+            # pytest stands before the others, and rewrites a package that has a plugin: its loader is passed over.
+            if spec is not None and type(spec.loader) is SourceFileLoader:
+                spec.loader = _Loader(spec.loader.name, spec.loader.path)
                 return spec
         return None
 

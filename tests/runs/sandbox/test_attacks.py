@@ -54,12 +54,12 @@ TRUE_CLAIMS = [
 ]
 
 
-@pytest.mark.parametrize("name", TRUE_CLAIMS)
-def test_a_right_value_is_believed(name: str) -> None:
+def test_a_right_value_is_believed() -> None:
     """So that no claim is refused for another reason."""
-    tests = ATTACKS["claims"].replace("if check():", f"if name == {name!r} and check():")
+    tests = ATTACKS["claims"].replace("assert not believed", f"assert {{*{TRUE_CLAIMS!r}}} <= {{*believed}}")
     assert tests != ATTACKS["claims"]
-    assert not Sandbox(seconds=20).run(RIGHT, tests).passed
+    assert Sandbox(seconds=20).run(RIGHT, tests).passed
+    assert not Sandbox(seconds=20).run(RIGHT, tests.replace("{*[", "{*['none', ")).passed
 
 
 SCRIPT = "with f() as x:\n    assert x == 2\n"

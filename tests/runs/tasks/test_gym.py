@@ -18,6 +18,7 @@ from scramble.runs.engine.run import run
 from scramble.runs.recipe.recipe import Recipe
 from scramble.runs.tasks import Example, ReasoningGym
 from scramble.runs.tasks import reasoning_gym as module
+from tests.training import swept
 
 reasoning_gym = pytest.importorskip("reasoning_gym")
 WHOLE = r"([\s\S]*)"
@@ -29,7 +30,6 @@ SCORED = [
     *("spiral_matrix", "puzzle24", "n_queens", "prime_factorization", "word_sorting"),
     *("decimal_chain_sum", "shortest_path"),
 ]
-SWEPT = [*SCORED[:2], *(pytest.param(name, marks=pytest.mark.train) for name in SCORED[2:])]
 
 
 def gym(dataset: str, **settings: Any) -> ReasoningGym:
@@ -45,7 +45,7 @@ def planted(answer: str, other: str, rng: random.Random) -> list[str]:
     return [other, changed, answer[::-1], f"({answer})", f"{answer}0", answer.replace(" ", "  ")]
 
 
-@pytest.mark.parametrize("dataset", SWEPT)
+@pytest.mark.parametrize("dataset", swept(SCORED, 2))
 def test_right_is_what_its_own_scorer_gives_full_marks(dataset: str) -> None:
     """On its own answers, those of other entries, and near ones; here the scorer runs in the test itself."""
     data = reasoning_gym.create_dataset(dataset, seed=SEED, size=SIZE)
@@ -73,13 +73,16 @@ def _full(data: Any, text: str, entry: dict[str, Any]) -> float:
 
 @pytest.mark.parametrize(
     ("dataset", "other"),
-    [
-        ("countdown", "({})"),
-        pytest.param("puzzle24", "({})", marks=pytest.mark.train),
-        pytest.param("simple_integration", "7 + {}", marks=pytest.mark.train),
-        pytest.param("polynomial_multiplication", "0 + {}", marks=pytest.mark.train),
-        pytest.param("decimal_chain_sum", "{}0", marks=pytest.mark.train),
-    ],
+    swept(
+        [
+            ("countdown", "({})"),
+            ("puzzle24", "({})"),
+            ("simple_integration", "7 + {}"),
+            ("polynomial_multiplication", "0 + {}"),
+            ("decimal_chain_sum", "{}0"),
+        ],
+        kept=1,
+    ),
 )
 def test_another_right_answer_is_right(dataset: str, other: str) -> None:
     task = gym(dataset, size=3)
@@ -187,12 +190,7 @@ def test_answers_are_those_of_the_data_set() -> None:
 
 
 @pytest.mark.parametrize(
-    "dataset",
-    [
-        "list_functions",
-        pytest.param("polynomial_multiplication", marks=pytest.mark.train),
-        pytest.param("word_ladder", marks=pytest.mark.train),
-    ],
+    "dataset", swept(["list_functions", "polynomial_multiplication", "word_ladder"], kept=1)
 )
 def test_entries_follow_the_seed_in_every_process(dataset: str) -> None:
     """These data sets follow the order of sets, or the global generator."""

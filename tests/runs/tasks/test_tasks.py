@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scramble.errors import RecipeError, RunError
 from scramble.runs.tasks import FewShotSums, ReasoningGym
 from scramble.runs.tasks.data import task
+from tests.training import swept
 
 
 @given(st.integers(0, 100), st.integers(0, 4))
@@ -55,7 +56,9 @@ def test_held_out_prompts_that_do_not_exist_are_refused() -> None:
         few.held_out(4)
 
 
-@pytest.mark.parametrize("dataset", ["chain_sum", "letter_counting", "spell_backward", "basic_arithmetic"])
+@pytest.mark.parametrize(
+    "dataset", swept(["chain_sum", "letter_counting", "spell_backward", "basic_arithmetic"], kept=1)
+)
 def test_any_reasoning_gym_data_set_is_deterministic(dataset: str) -> None:
     gym = ReasoningGym(name="reasoning-gym", dataset=dataset, size=10, seed=4)
     examples = gym.examples()
@@ -72,6 +75,10 @@ def test_any_reasoning_gym_data_set_is_deterministic(dataset: str) -> None:
 def test_a_data_set_that_is_not_there_is_refused() -> None:
     with pytest.raises(RecipeError, match="nonesuch"):
         ReasoningGym(name="reasoning-gym", dataset="nonesuch").examples()
+
+
+@pytest.mark.train
+def test_settings_that_do_not_fit_a_data_set_are_refused() -> None:
     with pytest.raises(RecipeError, match="does not extract the answer"):
         ReasoningGym(name="reasoning-gym", dataset="tower_of_hanoi", size=3).checked_examples()
     whole = ReasoningGym(name="reasoning-gym", dataset="tower_of_hanoi", size=3, answer_pattern=r"([\s\S]*)")
