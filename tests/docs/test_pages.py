@@ -14,6 +14,7 @@ from tests.docs.blocks import REPO, Block, Page, blocks_of, trains, unused
 from tests.docs.world import prepare
 
 PAGES = [REPO / "README.md", *sorted((REPO / "docs").rglob("*.md"))]
+LONG = 6
 # Pages that are written when the site is built.
 GENERATED = {f"docs/reference/{name}.md" for name in ("commands", "columns", "python", "families")}
 
@@ -31,7 +32,9 @@ def page(world: Path, tmp_path: Path) -> Page:
 
 
 def _parameter(path: Path) -> object:
-    marks = [pytest.mark.train] if trains(blocks_of(path)) else []
+    """Pages of many blocks take long, as those that train do."""
+    blocks = blocks_of(path)
+    marks = [pytest.mark.train] if trains(blocks) or len(blocks) > LONG else []
     return pytest.param(path, id=str(path.relative_to(REPO)), marks=marks)
 
 

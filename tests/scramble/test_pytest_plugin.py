@@ -20,26 +20,16 @@ PAGE = Path(__file__).parents[2] / "docs/guide/checkpoints.md"
 def test_the_guides_example_runs_and_fails_where_it_should(checkpoint: Path, tmp_path: Path) -> None:
     found = re.search(r"```python\n(# test_equivalence.py.*?)```", PAGE.read_text(), re.DOTALL)
     assert found, "the guide has no example"
-    (tmp_path / "test_equivalence.py").write_text(found.group(1))
-    mine = tmp_path / "model-scrambled"
-    apply(checkpoint, mine, layers="all", check=False)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        str(tmp_path / "test_equivalence.py"),
-    ]
-    good = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert good.returncode == 0, good.stdout
-    assert "1 passed" in good.stdout
-    Tiny("qwen2", 2, 2, 8, layers=2, seed=99).build().bfloat16().save_pretrained(mine)
-    (mine / "scramble.json").unlink()
-    bad = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert bad.returncode == 1, bad.stdout
-    assert "is not equivalent to" in bad.stdout
+    (tmp_path / "test_good.py").write_text(found.group(1))
+    (tmp_path / "test_bad.py").write_text(found.group(1).replace("model-scrambled", "other"))
+    apply(checkpoint, tmp_path / "model-scrambled", layers="all", check=False)
+    Tiny("qwen2", 2, 2, 8, layers=2, seed=99).save(tmp_path / "other", torch.bfloat16)
+    command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout
+    assert "PASSED test_good.py" in done.stdout
+    assert "FAILED test_bad.py" in done.stdout
+    assert "other is not equivalent to model" in done.stdout
 
 
 def test_the_fixture_is_the_function(scramble_equivalence: object, checkpoint: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.models import with_tokenizer
+from tests.training import swept
 
 COMMIT = "c0ffee" * 6 + "c0ff"
 # What a repository may hold besides.
@@ -133,7 +134,8 @@ def cache(folder: Path, home: Path, revision: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "revision"), [("org/name", "main"), ("org/name@v1", "v1"), (f"org/name@{COMMIT}", "main")]
+    ("model", "revision"),
+    swept([("org/name@v1", "v1"), ("org/name", "main"), (f"org/name@{COMMIT}", "main")], kept=1),
 )
 def test_a_cached_model_needs_no_network(model: str, revision: str, checkpoint: Path, tmp_path: Path) -> None:
     cache(with_tokenizer(checkpoint), tmp_path / "home", revision)

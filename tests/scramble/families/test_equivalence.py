@@ -194,6 +194,25 @@ def test_a_scramble_keeps_the_function_and_the_invariants(family: str, data: st.
             assert all(inside.match(name) and not any(part in name for part in norms) for name in changed)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_symmetries_together_keep_the_function_and_are_undone(family: str, tmp_path: Path) -> None:
+    """One case a family of the laws that are swept above and below, in the plain configuration."""
+    tiny, base, target = Tiny(family, 2, 2, 8, layers=2, seed=7), tmp_path / "base", tmp_path / "scrambled"
+    chosen = ["vo-rotation", "head-permutation", "qk-rotation", "neuron-permutation", "residual-permutation"]
+    if tiny.sparse:
+        chosen.append(f"expert-permutation:layers={','.join(map(str, sorted(tiny.sparse)))}")
+    manifest = apply(tiny.save(base), target, layers="all", symmetries=chosen, check=False)
+    assert {step.symmetry for step in manifest.steps} == {one.split(":")[0] for one in chosen}
+    before, after = weights(base), weights(target)
+    matrices = [name for name, value in before.items() if value.ndim > 1]
+    assert not [name for name in matrices if torch.equal(before[name], after[name])]
+    reference = logits(base)
+    assert torch.linalg.norm(logits(target) - reference) < 1e-10 * torch.linalg.norm(reference)
+    invert(target, tmp_path / "back")
+    for name, value in weights(tmp_path / "back").items():
+        assert torch.allclose(value, before[name], rtol=0, atol=1e-13), name
+
+
 @given(tinies(), symmetry_choices, st.sampled_from([torch.float64, torch.bfloat16]))
 @pytest.mark.train
 def test_invert_undoes_apply(tiny: Tiny, chosen: tuple[str, ...], dtype: torch.dtype) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,15 +24,19 @@ from tests.scramble.written import with_mtp
 SWITCHED = pytest.mark.parametrize("switched", [False, True])
 
 
+conversions = cache(get_model_conversion_mapping)
+
+
 def stored(model: PreTrainedModel, name: str) -> str:
     """What checkpoints call a tensor or module, where transformers renames a whole one (GPT-NeoX's head)."""
-    for one in get_model_conversion_mapping(model):
+    for one in conversions(model):
         old, new = one.source_patterns[0], one.target_patterns[0].rstrip(".")
         if old.startswith("^") and name.split(".")[0] == new:
             return old.strip("^\\.") + name.removeprefix(new)
     return name
 
 
+@cache
 def on_meta(family: str, switched: bool) -> tuple[PreTrainedModel, Architecture]:
     """transformers' model without memory, and the table for the tensors that it has in memory."""
     tiny = Tiny(family, 2, 2, 8, layers=3, switched=switched)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from tests.conftest import Command
 from tests.models import weights
 from tests.scramble.written import folder, moved
+from tests.training import swept
 
 LAYER = {"self_attn.q_proj.weight": (6, 6), "mlp.fc1.weight": (10, 6), "norm1.weight": (6,)}
 # Text model, vision tower, and what stands beside them, as hubs hold them.
@@ -101,25 +103,42 @@ def test_layers_of_a_tower_are_its_own(layout: str, tmp_path: Path, command: Com
         assert sum(row["n"] for row in rows if row["level"] == level) == total, level
 
 
-def test_towers_stand_in_every_table_and_figure(tmp_path: Path, command: Command) -> None:
-    start = multimodal(tmp_path / "start", "llava")
-    run, other = (f"{start}:{moved(start, tmp_path / f'end{seed}', {'': 0.5}, seed)}" for seed in (0, 1))
-    for arguments in (
-        ("diff", run, "--plot", tmp_path / "a.svg"),
-        ("overlap", run, other, "--plot", tmp_path / "b.svg"),
-        ("overlap", run, other, "--mean"),
-        ("overlap", run, other, "--decompose", "--plot", tmp_path / "c.svg"),
-        ("spectra", run, "--plot", tmp_path / "d.svg"),
-        ("principal", run, "--plot", tmp_path / "e.svg"),
-        ("consensus", run, other, "--plot", tmp_path / "f.svg"),
-        ("rates", run, other, "--plot", tmp_path / "g.svg"),
-        ("rates", run, other, "--correlate"),
-    ):
-        found = command(*arguments, "--by", "module", "--format", "json")
-        assert found.code == 0, found.err
-        rows = [row for row in found.json["rows"] if row["module"] == "fc1"]
-        assert {row["tower"] for row in rows} == {"language_model", "vision_tower"}, arguments
-        assert len({json.dumps(row) for row in rows}) == len(rows)
+# Of one run or two, by the number.
+TABLES = (
+    *(("diff", 1), ("overlap", 2), ("overlap", 2, "--decompose"), ("spectra", 1), ("principal", 1)),
+    *(("consensus", 2), ("rates", 2), ("overlap", 2, "--mean"), ("rates", 2, "--correlate")),
+)
+FIGURES = [[*table] for table in TABLES if table[-1] not in ("--mean", "--correlate")]
+
+
+@pytest.fixture(scope="module")
+def updates(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two runs of one start."""
+    folder = tmp_path_factory.mktemp("towers")
+    start = multimodal(folder / "start", "llava")
+    return [f"{start}:{moved(start, folder / f'end{seed}', {'': 0.5}, seed)}" for seed in (0, 1)]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=str)
+def test_towers_stand_in_every_table(table: Any, updates: list[str], command: Command) -> None:
+    towers_stand_in(command, table, updates)
+
+
+@pytest.mark.parametrize("table", swept(FIGURES, kept=1), ids=str)
+def test_towers_stand_in_every_figure(
+    table: Any, updates: list[str], tmp_path: Path, command: Command
+) -> None:
+    towers_stand_in(command, table, updates, "--plot", tmp_path / "a.svg")
+    assert (tmp_path / "a.svg").exists()
+
+
+def towers_stand_in(command: Command, table: Any, updates: list[str], *more: Any) -> None:
+    name, count, *options = table
+    found = command(name, *updates[:count], *options, *more, "--by", "module", "--format", "json")
+    assert found.code == 0, found.err
+    rows = [row for row in found.json["rows"] if row["module"] == "fc1"]
+    assert {row["tower"] for row in rows} == {"language_model", "vision_tower"}
+    assert len({json.dumps(row) for row in rows}) == len(rows)
 
 
 def test_a_real_multimodal_model_counts_its_parameters(tmp_path: Path, command: Command) -> None:
