@@ -183,7 +183,7 @@ class _Finder(MetaPathFinder):
             return None
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(fullname, path, target)
-            # pytest stands before the others, and rewrites a package that has a plugin: its loader is passed over.
+            # pytest stands before the others and rewrites packages with plugins: its loader is passed over.
             if spec is not None and type(spec.loader) is SourceFileLoader:
                 spec.loader = _Loader(spec.loader.name, spec.loader.path)
                 return spec
