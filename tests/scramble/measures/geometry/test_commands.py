@@ -16,6 +16,7 @@ from scramble.measures.pairs.ends import CheckpointPair
 from tests.conftest import Command
 from tests.models import weights
 from tests.scramble.measures.geometry.weights import both_ends
+from tests.training import swept
 
 UP = "model.layers.1.mlp.up_proj.weight"
 
@@ -38,7 +39,7 @@ def test_commands_print_every_format(run: CheckpointPair, command: Command, name
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png"])
-@pytest.mark.parametrize("name", ["spectra", "principal"])
+@pytest.mark.parametrize("name", swept(["spectra", "principal"], kept=1))
 def test_figures_are_drawn(
     run: CheckpointPair, command: Command, tmp_path: Path, name: str, suffix: str
 ) -> None:

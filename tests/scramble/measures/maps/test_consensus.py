@@ -25,6 +25,7 @@ from scramble.operations.apply import apply
 from tests.conftest import Command
 from tests.fake_runs import train, transported
 from tests.models import Tiny, edit_config, weights
+from tests.training import swept
 
 ALL = Selection(embeddings=True)
 
@@ -179,7 +180,7 @@ def test_masks_are_written_and_read_back(texts: list[str], command: Command, tmp
     assert command(*ask, "--force").code == 0
 
 
-@pytest.mark.parametrize("suffix", ["svg", "png"])
+@pytest.mark.parametrize("suffix", swept(["svg", "png"], kept=1))
 def test_maps_are_drawn(texts: list[str], command: Command, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"maps.{suffix}"
     found = command(

@@ -28,6 +28,7 @@ from scramble.measures.pairs.selection import Selection
 from tests.conftest import Command
 from tests.fake_runs import train
 from tests.models import Tiny, weights
+from tests.training import swept
 
 Q = "model.layers.1.self_attn.q_proj.weight"
 
@@ -218,7 +219,7 @@ def test_values_hold_every_profile(texts: list[str], command: Command, tmp_path:
         np.testing.assert_allclose(here["magnitude_matched"], one.expected, rtol=1e-15)
 
 
-@pytest.mark.parametrize("suffix", ["svg", "png"])
+@pytest.mark.parametrize("suffix", swept(["svg", "png"], kept=1))
 def test_profiles_are_drawn(texts: list[str], command: Command, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"profiles.{suffix}"
     ask = ("rates", *texts, "--layers", "1", "--modules", "q_proj,o_proj", "--plot", path, "--quiet")
