@@ -15,7 +15,7 @@ REFUSAL = "this test trains: give it the mark `train`, which `make test` leaves 
 
 
 def swept(cases: Iterable[Any], kept: int) -> list[Any]:
-    """The cases of a long sweep: the first ones are in `make test`, the others in `make test-train`."""
+    """The cases of a long sweep: `make test` has the first `kept`, `make test-train` the others."""
     return [
         case if at < kept else pytest.param(*_values(case), marks=pytest.mark.train)
         for at, case in enumerate(cases)
