@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # threads for each of a tiny model's tensors take longer than it
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest

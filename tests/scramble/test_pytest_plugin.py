@@ -17,6 +17,7 @@ from tests.models import Tiny
 PAGE = Path(__file__).parents[2] / "docs/guide/checkpoints.md"
 
 
+@pytest.mark.train
 def test_the_guides_example_runs_and_fails_where_it_should(checkpoint: Path, tmp_path: Path) -> None:
     found = re.search(r"```python\n(# test_equivalence.py.*?)```", PAGE.read_text(), re.DOTALL)
     assert found, "the guide has no example"

@@ -162,6 +162,7 @@ def test_without_a_scorer_of_its_own_a_part_of_the_mark_is_no_answer() -> None:
         assert task.scores([example.text, f"{example.text} or so"], [example.answer] * 2) == [1.0, 0.0]
 
 
+@pytest.mark.train
 def test_what_cannot_be_said_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     task = gym("countdown", size=2)
     (example, _) = task.examples()
@@ -190,8 +191,9 @@ def test_answers_are_those_of_the_data_set() -> None:
 
 
 @pytest.mark.parametrize(
-    "dataset", swept(["list_functions", "polynomial_multiplication", "word_ladder"], kept=1)
+    "dataset", ["list_functions", "polynomial_multiplication", "word_ladder"]
 )
+@pytest.mark.train
 def test_entries_follow_the_seed_in_every_process(dataset: str) -> None:
     """These data sets follow the order of sets, or the global generator."""
     task = gym(dataset, size=20)

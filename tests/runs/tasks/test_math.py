@@ -198,7 +198,7 @@ WRITTEN = [
 ]
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(VALUES, st.none() | VALUES, st.sampled_from(WRITTEN))
 def test_completions_are_read_as_math_verify_reads_them(
     tmp_path_factory: pytest.TempPathFactory, right: str, other: str | None, written: str

@@ -175,12 +175,15 @@ def test_a_download_asks_for_the_revision_and_for_no_pickle_or_code(hub: Hub, tm
 
 @pytest.mark.parametrize(
     ("model", "breaks", "says"),
-    [
-        ("org/name@v2", "", "no revision v2"),
-        ("org/other", "", "no such repository"),
-        ("org/name@v1", "/revision/v1", "the hub did not give it"),
-        ("org/name@v1", "/config.json", "the hub did not give it"),
-    ],
+    swept(
+        [
+            ("org/name@v2", "", "no revision v2"),
+            ("org/name@v1", "/config.json", "the hub did not give it"),
+            ("org/other", "", "no such repository"),
+            ("org/name@v1", "/revision/v1", "the hub did not give it"),
+        ],
+        kept=2,
+    ),
 )
 def test_what_the_hub_refuses_is_one_line(
     model: str, breaks: str, says: str, hub: Hub, tmp_path: Path
