@@ -197,10 +197,16 @@ def joined() -> typer.Typer:
     return app
 
 
+@cache
+def command() -> Any:
+    """What `main` calls. To make it takes longer than most commands that are refused."""
+    return typer.main.get_command(joined())
+
+
 def main() -> None:
     """Entry point: errors of the user's are one line and exit code 2; tracebacks only with --debug."""
     try:
-        joined()()
+        command()()
     except NotEquivalentError as error:
         fail(str(error), 1)
     except ScrambleError as error:
