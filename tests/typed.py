@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
+from threading import RLock
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -26,6 +27,9 @@ from jaxtyping import AbstractArray, jaxtyped
 
 PACKAGE = "scramble"
 _typing_names: dict[str, dict[str, Any]] = {}
+
+# CPython 3.11 counts the depth of all syntax trees in one place, so that only one thread may make some.
+_LOCK = RLock()
 
 
 def install() -> None:
@@ -123,14 +127,15 @@ def _enforce(function: Callable[..., Any], found: dict[str, Any]) -> Callable[..
 def _names(module: str) -> dict[str, Any]:
     """What a type checker knows in a module: its globals, and what it imports and defines for types only."""
     found = dict(vars(sys.modules[module]))
-    if module not in _typing_names:
-        file = sys.modules[module].__file__
-        for node in ast.parse(Path(file).read_text()).body:
-            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-                exec(compile(ast.Module(node.body, []), file, "exec"), found)
-        _typing_names[module] = {
-            name: value for name, value in found.items() if name not in vars(sys.modules[module])
-        }
+    with _LOCK:
+        if module not in _typing_names:
+            file = sys.modules[module].__file__
+            for node in ast.parse(Path(file).read_text()).body:
+                if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                    exec(compile(ast.Module(node.body, []), file, "exec"), found)
+            _typing_names[module] = {
+                name: value for name, value in found.items() if name not in vars(sys.modules[module])
+            }
     return {**found, **_typing_names[module]}
 
 
@@ -170,9 +175,10 @@ class _Loader(SourceFileLoader):
     """Compiles a module with its functions checked."""
 
     def get_code(self, fullname: str) -> CodeType:
-        tree = ast.parse(self.get_data(self.path), self.path)
-        tree = _Decorate(_imports(tree, "numba")).visit(tree)
-        return compile(tree, self.path, "exec", dont_inherit=True)
+        with _LOCK:
+            tree = ast.parse(self.get_data(self.path), self.path)
+            tree = _Decorate(_imports(tree, "numba")).visit(tree)
+            return compile(tree, self.path, "exec", dont_inherit=True)
 
 
 class _Finder(MetaPathFinder):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Bool
 
-    Masks = dict[str, Bool[np.ndarray, "rows columns"]]
+    Masks = dict[str, Bool[np.ndarray, "..."]]
 
 
 class _Mask(Section, ABC):

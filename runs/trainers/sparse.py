@@ -29,7 +29,7 @@ class Sparse:
     """
 
     def __init__(
-        self, model: PreTrainedModel, masks: Mapping[str, Bool[np.ndarray, "rows columns"]], others: bool
+        self, model: PreTrainedModel, masks: Mapping[str, Bool[np.ndarray, "..."]], others: bool
     ) -> None:
         weights = dict(model.named_parameters())
         for name, mask in masks.items():

@@ -139,7 +139,14 @@ class Equivalence(_Record):
 
     @classmethod
     def judged(cls, **values: Any) -> Equivalence:
-        """The fields but for the verdict, and the verdict that they give: every check that ran has passed."""
+        """What was measured, and the verdict that it gives: equivalent if every check that ran has passed.
+
+        Args:
+            values: the fields but for the verdict.
+
+        Returns:
+            The same with the verdict.
+        """
         found = cls(verdict="equivalent", **values)
         passed = bool(found.checks()) and all(one["passed"] for one in found.checks())
         return found if passed else found.model_copy(update={"verdict": "not equivalent"})

@@ -20,6 +20,9 @@ from tests.models import FAMILIES, Tiny
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "families.md"
 START, END = "<!-- support: python -m tests.docs.support -->\n", "<!-- end of support -->\n"
 COLUMNS = [name for name in SYMMETRIES if name != "residual-rotation"] + ["fold", "residual-rotation"]
+TICK = "✓"
+BOUND = 1e-13
+"""What a tick says: the largest relative error of the logits, in float64."""
 # Reasons, by what the refusal says. A small letter in the table stands for each.
 REASONS = {
     "no axis expert": "no routed experts",
@@ -87,7 +90,7 @@ def table(rows: dict[str, list[float | str]]) -> str:
         "|---" * (len(COLUMNS) + 1) + "|",
     ]
     for family, found in rows.items():
-        shown = [f"({letters[cell]})" if isinstance(cell, str) else f"{cell:.0e}" for cell in found]
+        shown = [f"({letters[cell]})" if isinstance(cell, str) else TICK for cell in found]
         lines.append(f"| {family} | " + " | ".join(shown) + " |")
     notes = [f"({letters[key]}) {reason}" for key, reason in REASONS.items()]
     return "\n".join(lines) + "\n\n" + "; ".join(notes) + ".\n"

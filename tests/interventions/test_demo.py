@@ -140,7 +140,7 @@ def test_the_values_are_those_recorded(demo: Path) -> None:
 
 
 def printed() -> list[tuple[tuple[str, str, str], str, float, int]]:
-    """The table of the page of results: a row of `by_treatment` and its column, the number, and its digits."""
+    """The table of the page of results: a row of `by_treatment` and its column, the value, its digits."""
     rows = {
         "base and base": ("base x base", "raw", "jaccard"),
         "base and scrambled, raw frame (as stored)": ("base x scrambled", "raw", "jaccard"),
