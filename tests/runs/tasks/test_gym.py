@@ -190,9 +190,7 @@ def test_answers_are_those_of_the_data_set() -> None:
     assert all(gym("countdown").correct(one.text, one.answer) for one in held_out)
 
 
-@pytest.mark.parametrize(
-    "dataset", ["list_functions", "polynomial_multiplication", "word_ladder"]
-)
+@pytest.mark.parametrize("dataset", ["list_functions", "polynomial_multiplication", "word_ladder"])
 @pytest.mark.train
 def test_entries_follow_the_seed_in_every_process(dataset: str) -> None:
     """These data sets follow the order of sets, or the global generator."""
