@@ -29,22 +29,28 @@ assert torch.set_num_threads is before
 """
 
 
+ASK = """
+import inspect
+from vllm import LLM, SamplingParams
+
+parameters = inspect.signature(LLM.generate).parameters
+assert list(parameters)[:3] == ["self", "prompts", "sampling_params"], parameters
+assert "use_tqdm" in parameters
+asked = SamplingParams(max_tokens=1, prompt_logprobs=0)
+copy = asked.clone()
+copy.seed = 7
+assert (asked.seed, copy.seed, copy.prompt_logprobs) == (None, 7, 0)
+"""
+
+
 @pytest.mark.vllm
-def test_engines_are_made_without_packed_weights_and_the_process_is_left_as_it_was() -> None:
-    done = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(
+    "script", [LOOK, ASK], ids=["engines leave the process as it was", "how it is asked"]
+)
+def test_what_is_needed_of_vllm_is_there(script: str) -> None:
+    """In a process of its own: importing vLLM warns, and changes the one that does it."""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
-
-
-@pytest.mark.vllm
-def test_an_engine_is_asked_as_it_is_here() -> None:
-    from vllm import LLM, SamplingParams
-
-    assert list(inspect.signature(LLM.generate).parameters)[:3] == ["self", "prompts", "sampling_params"]
-    assert "use_tqdm" in inspect.signature(LLM.generate).parameters
-    asked = SamplingParams(max_tokens=1, prompt_logprobs=0)
-    copy = asked.clone()
-    copy.seed = 7
-    assert (asked.seed, copy.seed, copy.prompt_logprobs) == (None, 7, 0)
 
 
 def test_trl_copies_what_it_is_told_to_and_samples_by_the_engine() -> None:
