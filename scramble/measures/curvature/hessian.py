@@ -119,7 +119,7 @@ def top_eigenvalues(product: Product, parameters: Vectors, count: int, seed: int
         raise SelectionError(f"--eigenvalues {count}: the block has {n} weights")
     made = 0
 
-    def multiply(flat: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    def multiply(flat: Float[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
         nonlocal made
         made += 1
         pieces = torch.from_numpy(np.ascontiguousarray(flat).reshape(-1)).to(first.device, first.dtype)

@@ -74,7 +74,7 @@ def image(start: Path, end: Path, folder: Path) -> Path:
 @pytest.mark.parametrize("symmetry", LOSSLESS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_counts_follow_a_lossless_symmetry(family: str, symmetry: str, tmp_path: Path) -> None:
-    tiny = Tiny(family, 2, 2, 4, layers=2, seed=5)
+    tiny = Tiny(family, 2, 2, 8, layers=2, seed=5)
     base, start = tiny.save(tmp_path / "base", torch.bfloat16), tmp_path / "start"
     layers = "0,1" if symmetry != "expert-permutation" else ",".join(map(str, sorted(tiny.sparse))) or "0"
     try:
