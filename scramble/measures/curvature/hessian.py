@@ -18,7 +18,7 @@ from scramble.measures.curvature.model import BATCH
 from scramble.symmetries.draws import generator
 
 if TYPE_CHECKING:
-    from jaxtyping import Float64, Int64
+    from jaxtyping import Float, Float64, Int64
     from transformers import PreTrainedModel
 
 Product = Callable[[Vectors], Vectors]
@@ -119,7 +119,7 @@ def top_eigenvalues(product: Product, parameters: Vectors, count: int, seed: int
         raise SelectionError(f"--eigenvalues {count}: the block has {n} weights")
     made = 0
 
-    def multiply(flat: Float[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    def multiply(flat: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         nonlocal made
         made += 1
         pieces = torch.from_numpy(np.ascontiguousarray(flat).reshape(-1)).to(first.device, first.dtype)
