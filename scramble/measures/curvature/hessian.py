@@ -18,7 +18,7 @@ from scramble.measures.curvature.model import BATCH
 from scramble.symmetries.draws import generator
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float64, Int64
+    from jaxtyping import Float, Int64
     from transformers import PreTrainedModel
 
 Product = Callable[[Vectors], Vectors]
