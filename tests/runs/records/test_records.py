@@ -13,6 +13,7 @@ import yaml
 from scramble.runs.recipe.recipe import Recipe
 from scramble.runs.records.folder import WritableRun
 from tests.conftest import Command
+from tests.refusals.runs import RECORDS
 
 
 @pytest.fixture
@@ -60,18 +61,7 @@ def test_the_list_has_a_row_a_run(out: Path, command: Command) -> None:
     assert "few-shot-sums" in command("runs", "list", out).out
 
 
-DAMAGE: dict[str, tuple[str, bytes, str]] = {
-    "cut record": ("run.json", b'{"status": "fini', "run.json is not JSON"),
-    "another record": ("run.json", b"[]", "run.json is not a record"),
-    "binary recipe": ("recipe.yaml", b"a: [\x00", "recipe.yaml is not YAML"),
-    "not UTF-8": ("recipe.yaml", b"\xff\xfe\xfa", "recipe.yaml is not YAML"),
-    "another recipe": ("recipe.yaml", b"hello", "recipe.yaml is not a recipe"),
-    "metrics": ("metrics.jsonl", b'{"step": 1\n{"step": 2}\n', "metrics.jsonl has a line that is not JSON"),
-    "metrics of numbers": ("metrics.jsonl", b"1\n", "metrics.jsonl has a line that is not a row"),
-}
-
-
-@pytest.mark.parametrize(("file", "bytes_", "message"), DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize(("file", "bytes_", "message"), RECORDS.values(), ids=RECORDS)
 def test_a_damaged_run_is_listed_as_such_beside_the_others(
     file: str, bytes_: bytes, message: str, out: Path, command: Command
 ) -> None:
