@@ -165,9 +165,17 @@ ARGUMENTS: dict[str, tuple[str, type[Exception], str]] = {
         TargetError,
         "checkpoint folders only",
     ),
-    "the source as the target": (f"{APPLY} 0 --out model --force", TargetError, "model"),
-    "a target in the source": (f"{APPLY} 0 --out model/inside --force", TargetError, "model"),
-    "a target around the source": (f"{APPLY} 0 --out . --force", TargetError, ""),
+    "the source as the target": (
+        f"{APPLY} 0 --out model --force",
+        TargetError,
+        "holds or lies in the source",
+    ),
+    "a target in the source": (
+        f"{APPLY} 0 --out model/inside --force",
+        TargetError,
+        "holds or lies in the source",
+    ),
+    "a target around the source": (f"{APPLY} 0 --out . --force", TargetError, "holds or lies in the source"),
     "the same draw twice": (
         "apply start --layers 0 --quiet",
         SymmetryError,

@@ -73,7 +73,7 @@ PAIRS = {
     "another width": ("diff model:other", MismatchError, "has shape"),
     "one run of two": (f"overlap {FIRST}", SelectionError, "two runs or more"),
     "a run twice": (f"overlap {FIRST} {FIRST}", SelectionError, "list every run once"),
-    "another model": (f"overlap {FIRST} other:other", MismatchError, ""),
+    "another model": (f"overlap {FIRST} other:other", MismatchError, "has shape"),
     "one run for a map": (f"consensus {FIRST}", SelectionError, "two runs or more"),
     "a run twice in a map": (f"consensus {FIRST} {FIRST}", SelectionError, "every run once"),
     "no run": ("rates", SelectionError, "takes a run folder"),
