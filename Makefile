@@ -12,8 +12,8 @@ BROWSER ?= /usr/bin/chromium
 help:
 	@echo "make demo       the whole experiment on a real model, about 11 minutes on two cores"
 	@echo "make smoke      the same road in 2 to 4 minutes; checks the plumbing only"
-	@echo "make test       the tests that train nothing, about 4 minutes on two cores"
-	@echo "make test-train the tests that train tiny models, and the long sweeps, about 10 minutes on two cores"
+	@echo "make test       the tests that train nothing, 2 to 3 minutes on two cores"
+	@echo "make test-train the tests that train tiny models, and the long sweeps, about 20 minutes on two cores"
 	@echo "make test-slow  the demo with its figures checked, and the report in headless Chromium"
 	@echo "make test-vllm  scrambled checkpoints and rollouts in vLLM on the CPU, about 7 minutes with its set-up"
 	@echo "make check      format, lint, types"

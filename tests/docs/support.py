@@ -23,7 +23,7 @@ COLUMNS = [name for name in SYMMETRIES if name != "residual-rotation"] + ["fold"
 TICK = "✓"
 BOUND = 1e-13
 """What a tick says: the largest relative error of the logits, in float64."""
-# Reasons, by what the refusal says. A small letter in the table stands for each.
+# Reasons, by what the refusal says.
 REASONS = {
     "no axis expert": "no routed experts",
     "clip_qkv": "only without `clip_qkv` (with it `vo-rotation:method=signed-permutation`)",
@@ -32,6 +32,8 @@ REASONS = {
     "the norms are LayerNorms": "the norms are LayerNorms, which subtract a mean over channels",
     "norms follow the blocks": "gains of norms after a block sit before the residual sum and cannot fold",
 }
+LETTERS = dict(zip(REASONS, "abcdefgh", strict=False))
+"""What stands for a reason in the table."""
 
 
 def measure(family: str, symmetry: str, switched: bool, scratch: Path) -> float | str:
@@ -84,15 +86,14 @@ def cells(family: str) -> list[float | str]:
 
 def table(rows: dict[str, list[float | str]]) -> str:
     """Markdown, with the reasons below."""
-    letters = dict(zip(REASONS, "abcdefgh", strict=False))
     lines = [
         "| family | " + " | ".join(f"`{name}`" for name in COLUMNS) + " |",
         "|---" * (len(COLUMNS) + 1) + "|",
     ]
     for family, found in rows.items():
-        shown = [f"({letters[cell]})" if isinstance(cell, str) else TICK for cell in found]
+        shown = [f"({LETTERS[cell]})" if isinstance(cell, str) else TICK for cell in found]
         lines.append(f"| {family} | " + " | ".join(shown) + " |")
-    notes = [f"({letters[key]}) {reason}" for key, reason in REASONS.items()]
+    notes = [f"({LETTERS[key]}) {reason}" for key, reason in REASONS.items()]
     return "\n".join(lines) + "\n\n" + "; ".join(notes) + ".\n"
 
 
