@@ -7,11 +7,13 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -201,3 +203,15 @@ def test_what_is_reached_into_ends_with_the_tested_series(name: str) -> None:
     beyond = Version(f"{tested.major + 1}" if name in MAJOR else f"{tested.major}.{tested.minor + 1}")
     bounds = [one for one in requirements()[name].specifier if one.operator in ("<", "<=", "~=", "==")]
     assert [(one.operator, Version(one.version)) for one in bounds] == [("<", beyond)]
+
+
+# Of Debian 12, Ubuntu 24.04 and the first of the last series.
+@pytest.mark.parametrize("python", ["3.11.2", "3.12.3", "3.13.0"])
+def test_what_is_pinned_installs_on_the_pythons_that_people_have(python: str) -> None:
+    pins = pinned()
+    wanted = {
+        canonicalize_name(found.name): SpecifierSet(found.metadata["Requires-Python"] or "")
+        for found in distributions()
+    }
+    assert len(pins.keys() & wanted.keys()) > 100
+    assert not {name for name in pins.keys() & wanted.keys() if python not in wanted[name]}
