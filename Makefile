@@ -13,7 +13,7 @@ help:
 	@echo "make demo       the whole experiment on a real model, about 11 minutes on two cores"
 	@echo "make smoke      the same road in 2 to 4 minutes; checks the plumbing only"
 	@echo "make test       the tests that train nothing, 2 to 3 minutes on two cores"
-	@echo "make test-train the tests that train tiny models, and the long sweeps, about 20 minutes on two cores"
+	@echo "make test-train the tests that train tiny models, and the long sweeps, about 12 minutes on two cores"
 	@echo "make test-slow  the demo with its figures checked, and the report in headless Chromium"
 	@echo "make test-vllm  scrambled checkpoints and rollouts in vLLM on the CPU, about 7 minutes with its set-up"
 	@echo "make check      format, lint, types"
@@ -40,7 +40,7 @@ test: $(READY)
 
 test-train: $(READY)
 	@echo "== the tests that train, and the long sweeps"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m train
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "train and not browser"
 
 test-slow: $(READY)
 	@echo "== the report in Chromium"

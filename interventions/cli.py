@@ -13,7 +13,7 @@ from scramble.cli.options import FormatOption, QuietOption
 from scramble.errors import RunError
 from scramble.present.progress import counter, reporter
 from scramble.present.table import Format, caution, emit, records
-from scramble.runs.records.summary import shown
+from scramble.runs.records.summary import shown, stood_still
 
 if TYPE_CHECKING:
     from scramble.interventions.contrast import Contrasts
@@ -98,7 +98,10 @@ def run(
     read = read_experiment(path)
     runs = _train(read, out, lanes, quiet)
     weights = _weights(read.base)
-    emit([_row(one, weights, None) for one in runs], {"experiment": read.name}, format)
+    still = [one.name for one in runs if stood_still(one.done.metrics)]
+    said = f"no weight changed in {', '.join(still)}: every gradient was zero" if still else None
+    meta = {"experiment": read.name} | caution({"caution": said}, format, quiet)
+    emit([_row(one, weights, None) for one in runs], meta, format)
 
 
 @experiment.command()

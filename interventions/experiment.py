@@ -105,6 +105,8 @@ def read_experiment(path: Path, **overrides: object) -> Experiment:
         RecipeError: a wrong value or an unknown key, here or in the recipe.
     """
     content = read_yaml(path) | {key: value for key, value in overrides.items() if value is not None}
+    if "arms" not in content and "model" in content:
+        raise RecipeError(f"{path}: this is a recipe: scramble run {path}")
     experiment = parse(Experiment, content, str(path))
     experiment.recipe_for(experiment.base_arm, experiment.seeds[0], experiment.base)
     return experiment

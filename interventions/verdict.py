@@ -48,6 +48,9 @@ def _untreated(table: pd.DataFrame, base: str) -> Iterator[str]:
     if found is None:
         yield "There are no two base runs with different seeds to compare the scrambled runs with."
         return
+    if pd.isna(found.jaccard):
+        yield f"The {base} runs changed no stored weight: there is no overlap to measure."
+        return
     yield (
         f"Two {base} runs overlap by {found.jaccard:.3f} (Jaccard) in untreated weights; {found.chance:.3f} "
         f"would be chance ({_pairs(found)}). The cosine of their updates is {found.update_cosine:.3f}."

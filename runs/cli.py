@@ -48,7 +48,7 @@ def run(
     """Train once by a recipe. A finished run is not run again."""
     from scramble.runs.engine.run import run as carry_out
     from scramble.runs.recipe.recipe import read_recipe
-    from scramble.runs.records.summary import before_and_after, first_and_last
+    from scramble.runs.records.summary import before_and_after, first_and_last, stood_still
 
     parsed = read_recipe(recipe, seed=seed, model=model)
     with counter(parsed.name, not quiet) as bar:
@@ -69,7 +69,7 @@ def run(
         "seconds": record.seconds,
         "end_hash": record.end.hash,
     }
-    emit([row], {}, format)
+    emit([row], caution({"caution": stood_still(metrics)}, format, quiet), format)
 
 
 @runs.command(name="list")

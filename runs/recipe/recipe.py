@@ -228,4 +228,6 @@ def _is_tag(key: tuple[int | str, ...], place: int) -> bool:
 def read_recipe(path: Path, **overrides: object) -> Recipe:
     """Read a recipe; `overrides` that are not None replace keys at the top."""
     content = read_yaml(path) | {key: value for key, value in overrides.items() if value is not None}
+    if "arms" in content:
+        raise RecipeError(f"{path}: this is an experiment: scramble experiment run {path}")
     return parse(Recipe, content, str(path))

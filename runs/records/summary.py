@@ -22,6 +22,16 @@ def first_and_last(rows: Sequence[Row]) -> Row:
     return {f"{name}_first": first, f"{name}_last": last}
 
 
+def stood_still(rows: Sequence[Row]) -> str | None:
+    """What to say of a run without a gradient in any step; None where there was one."""
+    if not rows or any(row.get("grad_norm") != 0 for row in rows):
+        return None
+    return (
+        "every gradient was zero, so no weight changed: all answers to a prompt had one reward. "
+        "An easier task or more generations give a gradient, and so does sft"
+    )
+
+
 def quarters(rows: Sequence[Row], name: str) -> Row:
     """`NAME_first` and `NAME_last`: means over the first and the last quarter of the steps that have it.
 

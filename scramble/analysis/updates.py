@@ -132,6 +132,7 @@ def overlap(
             tensors=_chosen(opened[0], layers, modules),
         )
     found = (tables.decomposed if decompose else tables.overlap)(counts, levels)
+    still = _unmoved(tables.overlap(counts, ["model"]))
     if mean:
         found = tables.mean_pairs(found)
     if plot:
@@ -144,6 +145,11 @@ def overlap(
         "runs": len(opened),
         "aligned": ", ".join(undone) or "none: no START carries a scramble.json",
         "updates_from_bf16_ends": ", ".join(bf16) or "none",
+        **(
+            {"caution": f"no weight of {' and '.join(still)} changed: overlaps are undefined"}
+            if still
+            else {}
+        ),
         **_rule(eta),
     }
     return result("decompose" if decompose else "overlap", found, meta, opened)
@@ -154,6 +160,13 @@ def _chosen(run: CheckpointPair, layers: Layers, modules: Names) -> Sequence[str
     if layers is None and not modules:
         return None
     return matrices(run, arguments.selection(layers, modules, embeddings=True), every=True)
+
+
+def _unmoved(pairs: pd.DataFrame) -> list[str]:
+    """Runs in which no weight of any row changed."""
+    sides = [pairs.groupby(f"run_{side}")[f"density_{side}"].max() for side in "ab"]
+    most = pd.concat(sides).groupby(level=0).max()
+    return [str(name) for name in most.index[most == 0]]
 
 
 def _rule(eta: float) -> dict[str, str]:

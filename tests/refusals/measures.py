@@ -66,6 +66,7 @@ PROMPTS = {
 }
 PAIRS = {
     "no pair": ("diff nothing", SelectionError, "START:END"),
+    "a run without its hash": ("diff runs-out/grpo", SelectionError, "is it runs-out/grpo-seed1?"),
     "no start": ("diff :model", SelectionError, "START:END"),
     "no end": ("diff model:", SelectionError, "START:END"),
     "three ends": ("diff model:end:end2", SelectionError, "START:END"),

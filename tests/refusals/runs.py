@@ -171,6 +171,21 @@ REFUSALS = [
     Refusal("too few layers", "demo --model model --out out", SelectionError, ("layers 20 and 25",)),
     Refusal("no thread", "run recipe.yaml --threads 0 --out out", Usage, ("'--threads'",)),
     Refusal("no worker", "experiment run experiment.yaml --lanes 0 --out out", Usage, ("'--lanes'",)),
+    Refusal(
+        "an experiment as a recipe",
+        "run experiment.yaml --out out",
+        RecipeError,
+        ("this is an experiment: scramble experiment run experiment.yaml",),
+    ),
+    *(
+        Refusal(
+            "a recipe as an experiment",
+            f"experiment {step} recipe.yaml --out out",
+            RecipeError,
+            ("this is a recipe: scramble run recipe.yaml",),
+        )
+        for step in STEPS
+    ),
     Refusal("alpha", f"runs compare {RUN} --alpha 1", SelectionError, ("above 0 and below 1",)),
     Refusal("a report in a file", f"runs compare {RUN} --report file", TargetError, ("cannot be a folder",)),
     *(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from glob import escape
 from operator import itemgetter
 from pathlib import Path
 from typing import Literal
@@ -192,13 +193,25 @@ def split(text: str) -> tuple[str, str]:
     folders = [sum(Path(side).is_dir() for side in pair) for pair in pairs]
     best = [pair for pair, count in zip(pairs, folders, strict=True) if count == max(folders)]
     if not best:
-        raise SelectionError(f"'{text}': a run is written START:END, two checkpoint folders, or a run folder")
+        raise SelectionError(_no_run(text))
     if len(best) > 1:
         raise SelectionError(
             f"'{text}': a run is written START:END, and which colon parts them is not clear; "
             r"write \: for one that belongs to a path"
         )
     return best[0]
+
+
+def _no_run(text: str) -> str:
+    """Why a text without a colon is no run: it may be the name of a run folder without its hash."""
+    path = Path(text)
+    if path.exists():
+        return (
+            f"'{text}': not a run folder; a run is written START:END, two checkpoint folders, or a run folder"
+        )
+    near = sorted(found.name for found in path.parent.glob(f"{escape(path.name)}*") if path.name)
+    meant = f"; is it {path.parent / near[0]}?" if near else ""
+    return f"'{text}': no such run folder{meant} (a run is that, or two checkpoint folders START:END)"
 
 
 def ends(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import scramble
 from scramble.errors import CheckpointError, MismatchError
 from scramble.measures.pairs.ends import ends
 from scramble.measures.updates.tables import count_pairs, count_updates, diff, overlap
@@ -321,3 +322,11 @@ def test_headers_with_numbers_that_are_no_sizes_are_refused(
     found = command("diff", f"{tmp_path}:{tmp_path}")
     assert (found.code, found.out) == (2, "")
     assert "which are no sizes" in found.err
+
+
+def test_runs_without_a_change_are_named(arms: dict[str, Path]) -> None:
+    base, end = arms["base"], arms["end"]
+    for mean in (False, True):
+        still = scramble.overlap([(base, base), (base, end)], by=["model"], mean=mean)
+        assert "/base changed: overlaps" in still.attrs["meta"]["caution"]
+    assert "caution" not in scramble.overlap([(base, end), (base, arms["other"])]).attrs["meta"]
