@@ -91,7 +91,7 @@ def test_a_pair_is_no_list_and_a_measure_of_one_run_takes_one(at: Path) -> None:
         scramble.diff([at / "one", at / "two"])
     with pytest.raises(SelectionError, match="two runs or more"):
         scramble.overlap(ends(at, "one"))
-    with pytest.raises(SelectionError, match="or a run folder"):
+    with pytest.raises(SelectionError, match="no such run folder"):
         scramble.diff("nothing")
 
 
