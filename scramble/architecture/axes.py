@@ -7,6 +7,11 @@ axes, the last running fastest. `+` is a direct sum of unequal parts, which eino
 `|qk|` is a gain on an axis: a factor for each channel. It moves with the channel, a change of the channel's
 sign leaves it alone, and a rotation only where all channels have the same factor.
 
+`v*` is the dual of an axis: what reads `v` where another tensor writes it, or a key beside a query. Rotations
+and permutations act on both alike; a change of scale acts on the dual by its inverse.
+
+`neuron~` is an axis beside a nonlinearity: its channels may trade places and nothing else.
+
 `[expert]` is an axis of a stack: `"[expert] hidden neuron"` is one matrix an expert and `"[expert] hidden"`
 one vector, where `"expert hidden"` is a matrix with a row an expert. Elements act on all axes alike.
 
@@ -33,12 +38,17 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Sizes = Mapping[str, int]
 
 
+def bare(name: str) -> str:
+    """The axis of a dimension, without its marks."""
+    return name.strip("|*~")
+
+
 @dataclass(frozen=True)
 class Axis:
     name: str
 
     def size(self, sizes: Sizes) -> int:
-        return sizes[self.name.strip("|")]
+        return sizes[bare(self.name)]
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,16 @@ class Layout:
     def axes(self) -> frozenset[str]:
         """Axes that the tensor carries, those that it only scales (`gains`) apart."""
         return frozenset(re.findall(r"(?<![\w|])\w+(?![\w|])", self.text))
+
+    @property
+    def linear(self) -> frozenset[str]:
+        """Axes on which the tensor is a linear map or a vector: no gain, and no nonlinearity beside them."""
+        return frozenset(re.findall(r"(?<![\w|])\w+(?![\w|~])", self.text))
+
+    @property
+    def nonlinear(self) -> frozenset[str]:
+        """Axes beside a nonlinearity."""
+        return frozenset(re.findall(r"(\w+)~", self.text))
 
     @property
     def stack(self) -> tuple[str, ...]:
@@ -215,11 +235,12 @@ def parse(text: str) -> Layout:
     """
     stack = re.match(r"(\[\w+\]\s*)*", text)
     rest = text[stack.end() :] if stack else text
-    if re.sub(r"(?<!\w)\|\w+\|(?!\w)|[\w\s()+]", "", rest):
+    if re.sub(r"(?<!\w)\|\w+\|(?!\w)|\w+[*~](?![\w*~])|[\w\s()+]", "", rest):
         raise ValueError(
-            f"layout '{text}': only [names] in front, names, |names|, spaces, parentheses and + are allowed"
+            f"layout '{text}': only [names] in front, names, |names|, names*, names~, spaces, parentheses "
+            "and + are allowed"
         )
-    tokens = re.findall(r"\|?\w+\|?|[()+]", text)
+    tokens = re.findall(r"\|?\w+[|*~]?|[()+]", text)
     dims, end = _sequence(tokens, 0, text)
     if end != len(tokens):
         raise ValueError(f"layout '{text}': unexpected '{tokens[end]}'")

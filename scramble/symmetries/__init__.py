@@ -11,6 +11,7 @@ from scramble.symmetries.elements import (
     ElementKind,
     Permutation,
     Rotation,
+    Scaling,
     SignedPermutation,
     act,
 )
@@ -19,6 +20,7 @@ from scramble.symmetries.head_permutation import HeadPermutation
 from scramble.symmetries.neuron_permutation import NeuronPermutation
 from scramble.symmetries.qk_rotation import QkRotation
 from scramble.symmetries.residual import ResidualPermutation, ResidualRotation
+from scramble.symmetries.scaling import NeuronScaling, QkScaling, VoScaling
 from scramble.symmetries.symmetry import Symmetry
 from scramble.symmetries.vo_rotation import VoRotation
 
@@ -30,14 +32,18 @@ __all__ = [
     "ExpertPermutation",
     "HeadPermutation",
     "NeuronPermutation",
+    "NeuronScaling",
     "Permutation",
     "QkRotation",
+    "QkScaling",
     "ResidualPermutation",
     "ResidualRotation",
     "Rotation",
+    "Scaling",
     "SignedPermutation",
     "Symmetry",
     "VoRotation",
+    "VoScaling",
     "act",
     "symmetry",
 ]
@@ -52,6 +58,9 @@ SYMMETRIES: dict[str, type[Symmetry]] = {
         ExpertPermutation,
         ResidualPermutation,
         ResidualRotation,
+        VoScaling,
+        QkScaling,
+        NeuronScaling,
     )
 }
 

@@ -1,4 +1,7 @@
-"""Random draws keyed by what they are for, so that a subset of layers draws what the whole would."""
+"""Random draws keyed by what they are for, so that a subset of layers draws what the whole would.
+
+Of permutations, and of orthogonal matrices with the way from the identity to them.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scramble.symmetries.products import one_blas_thread
+
 if TYPE_CHECKING:
-    from jaxtyping import Int64
+    from jaxtyping import Float64, Int64
+
+    Matrix = Float64[np.ndarray, "n n"]
 
 
 def generator(seed: int, symmetry: str, layer: int | None, *index: int | str) -> np.random.Generator:
@@ -25,3 +32,46 @@ def permutation(n: int, rng: np.random.Generator) -> Int64[np.ndarray, " n"]:
         drawn = rng.permutation(n).astype(np.int64)
         if (drawn != np.arange(n)).any():
             return drawn
+
+
+def haar(n: int, rng: np.random.Generator) -> Matrix:
+    """From the Haar measure on O(n): QR with the signs of R's diagonal (Mezzadri 2007)."""
+    q, r = np.linalg.qr(rng.standard_normal((n, n)))
+    matrix: Matrix = q * np.sign(np.diagonal(r))
+    return matrix
+
+
+def hadamard(n: int, rng: np.random.Generator) -> Matrix:
+    """A randomized Hadamard matrix: Sylvester's, normalised, with random signs of its columns.
+
+    Raises:
+        ValueError: n is not a power of two.
+    """
+    from scipy.linalg import hadamard as sylvester
+
+    matrix: Matrix = sylvester(n) / np.sqrt(n) * rng.choice([-1.0, 1.0], n)
+    return matrix
+
+
+def no_hadamard(n: int) -> str | None:
+    """Why there is no such matrix of this size, or None."""
+    return (
+        f"a Hadamard matrix of Sylvester's needs a power of two, there are {n} channels"
+        if n & (n - 1)
+        else None
+    )
+
+
+def power(matrix: Matrix, strength: float) -> Matrix:
+    """The point `strength` along the one-parameter group from the identity (0) to a rotation (1).
+
+    The complex Schur form of an orthogonal matrix is diagonal, with entries `exp(i angle)`; angles are
+    scaled, so that `power(R, s) power(R, t) = power(R, s + t)`. `matrix` must have determinant one.
+    """
+    from scipy.linalg import schur
+
+    with one_blas_thread():  # of scipy's BLAS, which has just been loaded
+        diagonal, basis = schur(matrix, output="complex")
+    angles = np.angle(np.diagonal(diagonal))
+    path: Matrix = np.real(basis * np.exp(1j * strength * angles) @ basis.conj().T)
+    return path

@@ -14,17 +14,22 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from scramble.architecture.axes import Array, Layout, Sizes
+from scramble.architecture.axes import Array, Layout, Sizes, bare
+from scramble.checkpoints.storage import bf16_to_float32, float32_to_bf16
 from scramble.symmetries.products import multiply
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
 
-ElementKind = Literal["rotation", "permutation", "signed-permutation"]
+ElementKind = Literal["rotation", "permutation", "signed-permutation", "scaling"]
 
 
 class Element(Protocol):
-    """An element of a group that acts on `axis`, one for each position of the axes `over`."""
+    """An element of a group that acts on `axis`, one for each position of the axes `over`.
+
+    Attributes:
+        exact: whether it acts on stored words, so that nothing is rounded; a scaling, within their range.
+    """
 
     kind: ClassVar[ElementKind]
     exact: ClassVar[bool]
@@ -39,6 +44,14 @@ class Element(Protocol):
     def data(self) -> Array: ...
 
     def inverse(self) -> Element: ...
+
+    def dual(self) -> Element:
+        """What acts on the dual of the axis: the inverse's transpose."""
+        ...
+
+    def concerns(self, layout: Layout) -> bool:
+        """Whether a tensor of this layout may change, or may forbid the element."""
+        ...
 
     def act(self, view: Array, names: tuple[str, ...]) -> Array:
         """The image of a view whose dimensions are `names`; same shape."""
@@ -70,6 +83,12 @@ class Rotation:
     data: Array
     kind: ClassVar[ElementKind] = "rotation"
     exact: ClassVar[bool] = False
+
+    def dual(self) -> Rotation:
+        return self
+
+    def concerns(self, layout: Layout) -> bool:
+        return layout.carries(self.axis)
 
     def inverse(self) -> Rotation:
         return Rotation(self.axis, self.over, self._transposed)
@@ -120,6 +139,12 @@ class Permutation:
     kind: ClassVar[ElementKind] = "permutation"
     exact: ClassVar[bool] = True
 
+    def dual(self) -> Permutation:
+        return self
+
+    def concerns(self, layout: Layout) -> bool:
+        return layout.carries(self.axis)
+
     def inverse(self) -> Permutation:
         return Permutation(self.axis, self.over, np.argsort(self.data, axis=-1))
 
@@ -169,6 +194,12 @@ class SignedPermutation:
     kind: ClassVar[ElementKind] = "signed-permutation"
     exact: ClassVar[bool] = True
 
+    def dual(self) -> SignedPermutation:
+        return self
+
+    def concerns(self, layout: Layout) -> bool:
+        return layout.carries(self.axis)
+
     def inverse(self) -> SignedPermutation:
         index = np.abs(self.data) - 1
         back = np.argsort(index, axis=-1)
@@ -177,11 +208,7 @@ class SignedPermutation:
 
     def act(self, view: Array, names: tuple[str, ...]) -> Array:
         moved = Permutation(self.axis, self.over, np.abs(self.data) - 1).act(view, names)
-        shape = [1] * view.ndim
-        for axis, size in zip((*self.over, self.axis), self.data.shape, strict=True):
-            shape[names.index(axis)] = size
-        order = np.argsort([names.index(axis) for axis in (*self.over, self.axis)])
-        negative = (self.data < 0).transpose(order).reshape(shape)
+        negative = _along(self.data < 0, (*self.over, self.axis), names, view.ndim)
         if moved.dtype.kind == "u":
             return moved ^ (negative.astype(moved.dtype) << (8 * moved.dtype.itemsize - 1))
         return np.where(negative, -moved, moved)
@@ -198,9 +225,65 @@ class SignedPermutation:
         return Permutation(self.axis, self.over, np.abs(self.data) - 1).fault()
 
 
-KINDS: dict[str, type[Rotation] | type[Permutation] | type[SignedPermutation]] = {
-    kind.kind: kind for kind in (Rotation, Permutation, SignedPermutation)
+@dataclass(frozen=True, eq=False)
+class Scaling:
+    """`x'[.., i] = 2^data[.., i] x[.., i]`, and on the dual of the axis the inverse.
+
+    Exact in every floating dtype as long as no value leaves its range of normal numbers.
+
+    Attributes:
+        data: int64 exponents (*over, n); judged by `fault`.
+    """
+
+    axis: str
+    over: tuple[str, ...]
+    data: Array
+    kind: ClassVar[ElementKind] = "scaling"
+    exact: ClassVar[bool] = True
+
+    def dual(self) -> Scaling:
+        return self.inverse()
+
+    def concerns(self, layout: Layout) -> bool:
+        return self.axis in layout.linear
+
+    def inverse(self) -> Scaling:
+        return Scaling(self.axis, self.over, -self.data)
+
+    def act(self, view: Array, names: tuple[str, ...]) -> Array:
+        exponents = _along(self.data, (*self.over, self.axis), names, view.ndim)
+        with np.errstate(over="ignore", under="ignore"):  # who stores the image refuses what left the range
+            if view.dtype == np.uint16:
+                return float32_to_bf16(np.ldexp(bf16_to_float32(view), exponents))
+            return np.ldexp(view, exponents)
+
+    def act_on_gain(self, view: Array, names: tuple[str, ...]) -> Array:
+        return view
+
+    def at(self, position: Mapping[str, int]) -> Scaling:
+        return Scaling(self.axis, *_at(self, position))
+
+    def fault(self) -> str | None:
+        if self.data.dtype != np.int64 or self.data.ndim < 1:
+            return f"not int64 exponents but {self.data.dtype} {self.data.shape}"
+        most = int(np.abs(self.data).max(initial=0))
+        return None if most <= LARGEST else f"an exponent of {most} is beyond {LARGEST}"
+
+
+LARGEST = 64
+"""The largest exponent of a scaling: further out no float32 model computes."""
+KINDS: dict[str, type[Rotation] | type[Permutation] | type[SignedPermutation] | type[Scaling]] = {
+    kind.kind: kind for kind in (Rotation, Permutation, SignedPermutation, Scaling)
 }
+
+
+def _along(data: Array, axes: Sequence[str], names: Sequence[str], dimensions: int) -> Array:
+    """Data of some axes, laid out to be broadcast against a view."""
+    shape = [1] * dimensions
+    for axis, size in zip(axes, data.shape, strict=True):
+        shape[names.index(axis)] = size
+    order = np.argsort([names.index(axis) for axis in axes])
+    return data.transpose(order).reshape(shape)
 
 
 def _at(element: Element, position: Mapping[str, int]) -> tuple[tuple[str, ...], Array]:
@@ -230,13 +313,17 @@ def act(array: Array, layout: Layout, sizes: Sizes, elements: Sequence[Element])
 
 
 def _act_on_view(element: Element, view: Array, names: tuple[str, ...], text: str) -> Array:
-    gain = f"|{element.axis}|"
-    if gain in names:
-        view = element.act_on_gain(view, tuple(element.axis if name == gain else name for name in names))
-    if element.axis in names and (missing := set(element.over) - set(names)):
-        raise ValueError(f"'{text}' carries {element.axis} without {sorted(missing)}")
-    for place in (at for at, name in enumerate(names) if name == element.axis):
+    places = [at for at, name in enumerate(names) if bare(name) == element.axis]
+    for place in places:
         # A tensor may carry the axis twice, as a map of the stream to itself does.
-        one = tuple(name if name != element.axis or at == place else "" for at, name in enumerate(names))
-        view = element.act(view, one)
+        one = tuple(
+            element.axis if at == place else "" if at in places else name for at, name in enumerate(names)
+        )
+        mark = names[place].replace(element.axis, "")
+        if mark in ("||", "~"):
+            view = element.act_on_gain(view, one)
+            continue
+        if missing := set(element.over) - set(names):
+            raise ValueError(f"'{text}' carries {element.axis} without {sorted(missing)}")
+        view = (element.dual() if mark == "*" else element).act(view, one)
     return view

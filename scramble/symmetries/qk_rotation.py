@@ -14,9 +14,8 @@ import numpy as np
 from einops import rearrange
 
 from scramble.architecture import Architecture
-from scramble.symmetries.draws import generator
+from scramble.symmetries.draws import generator, haar
 from scramble.symmetries.elements import Element, Rotation, SignedPermutation
-from scramble.symmetries.orthogonal import haar
 from scramble.symmetries.symmetry import Symmetry
 
 
@@ -37,7 +36,7 @@ class QkRotation(Symmetry):
     def group(self, architecture: Architecture, layer: int | None) -> str:
         factors = []
         for axis in self.carried(architecture, layer):
-            first, _, free = self._channels(architecture, layer, axis)
+            first, _, free = rotary_channels(architecture, layer, axis)
             parts = [f"SO(2)^{len(first)}"] * (len(first) > 0) + [f"O({len(free)})"] * (len(free) > 0)
             heads = len(self._keys(architecture, layer, axis))
             if self._gains(architecture, layer, axis):
@@ -49,7 +48,7 @@ class QkRotation(Symmetry):
     def draw(self, architecture: Architecture, seed: int, layer: int | None) -> tuple[Element, ...]:
         elements: list[Element] = []
         for axis in self.carried(architecture, layer):
-            channels, keys = self._channels(architecture, layer, axis), self._keys(architecture, layer, axis)
+            channels, keys = rotary_channels(architecture, layer, axis), self._keys(architecture, layer, axis)
             signs = self._gains(architecture, layer, axis)
             kind, draw = (SignedPermutation, _signs) if signs else (Rotation, _turn)
             drawn = [draw(*channels, generator(seed, self.name, layer, key)) for key in keys]
@@ -61,25 +60,31 @@ class QkRotation(Symmetry):
 
     def _keys(self, architecture: Architecture, layer: int | None, axis: str) -> Sequence[int | str]:
         """What the draws are keyed by: every KV head, or the axis where some tensor shares it over heads."""
-        carriers = [slot for slot in architecture.slots(layer).values() if axis in slot.layout.axes]
-        apart = all(slot.carries("kv_head") for slot in carriers)
-        return range(architecture.sizes_of(layer)["kv_head"]) if apart else [axis]
+        own = per_head(architecture, layer, axis)
+        return range(architecture.sizes_of(layer)["kv_head"]) if own else [axis]
 
     def _gains(self, architecture: Architecture, layer: int | None, axis: str) -> bool:
         return any(one.kind == "gain" and one.axis == axis for one in self.constraints(architecture, layer))
 
-    def _channels(
-        self, architecture: Architecture, layer: int | None, axis: str
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """First and second channels of the rotary pairs, and the channels without positions."""
-        size = architecture.sizes_of(layer)[axis]
-        for one in self.constraints(architecture, layer):
-            if one.kind == "rope" and one.axis == axis:
-                rotary = np.arange(size if one.channels is None else one.channels)
-                order = "(side pair)" if one.layout == "half" else "(pair side)"
-                pairs = rearrange(rotary, f"{order} -> side pair", side=2)
-                return pairs[0], pairs[1], np.arange(len(rotary), size)
-        return np.arange(0), np.arange(0), np.arange(size)
+
+def rotary_channels(
+    architecture: Architecture, layer: int | None, axis: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First and second channels of the rotary pairs, and the channels without positions."""
+    size = architecture.sizes_of(layer)[axis]
+    for one in architecture.constraints(layer):
+        if one.kind == "rope" and one.axis == axis:
+            rotary = np.arange(size if one.channels is None else one.channels)
+            order = "(side pair)" if one.layout == "half" else "(pair side)"
+            pairs = rearrange(rotary, f"{order} -> side pair", side=2)
+            return pairs[0], pairs[1], np.arange(len(rotary), size)
+    return np.arange(0), np.arange(0), np.arange(size)
+
+
+def per_head(architecture: Architecture, layer: int | None, axis: str) -> bool:
+    """Whether every head has the axis for itself; a tensor may share it over heads."""
+    carriers = [slot for slot in architecture.slots(layer).values() if axis in slot.layout.axes]
+    return all(slot.carries("kv_head") for slot in carriers)
 
 
 def _turn(first: np.ndarray, second: np.ndarray, free: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -13,8 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from scramble.architecture import Architecture
-from scramble.symmetries import orthogonal
-from scramble.symmetries.draws import generator
+from scramble.symmetries.draws import generator, haar, hadamard, no_hadamard, power
 from scramble.symmetries.elements import Element, Rotation, SignedPermutation
 from scramble.symmetries.symmetry import Symmetry
 
@@ -43,7 +42,7 @@ class VoRotation(Symmetry):
         size = architecture.sizes_of(layer)["v"]
         if self.strength != 1 and self.method != "path":
             return f"strength belongs to method=path, not to {self.method}"
-        if self.method == "hadamard" and (reason := orthogonal.no_hadamard(size)):
+        if self.method == "hadamard" and (reason := no_hadamard(size)):
             return reason
         for constraint in self.constraints(architecture, layer):
             if not (constraint.kind == "clamp" and self.method == "signed-permutation"):
@@ -69,9 +68,9 @@ class VoRotation(Symmetry):
         if self.method == "signed-permutation":
             return (rng.permutation(size) + 1) * rng.choice([-1, 1], size)
         if self.method == "hadamard":
-            return orthogonal.hadamard(size, rng)
-        matrix = orthogonal.haar(size, rng)
+            return hadamard(size, rng)
+        matrix = haar(size, rng)
         if self.method == "path":
             matrix[0] *= np.linalg.det(matrix)
-            return orthogonal.power(matrix, self.strength)
+            return power(matrix, self.strength)
         return matrix

@@ -202,7 +202,7 @@ def _walk_back(slot: Slot, elements: Sequence[Element]) -> tuple[Mapping[str, in
                 raise SymmetryError(f"'{slot.pattern}' can be permuted along {element.axis}, not mixed")
             index = tuple(position[axis] for axis in (*element.over, element.axis))
             position[element.axis] = int(element.data[index])
-        elif slot.layout.carries(element.axis):
+        elif element.concerns(slot.layout):
             acting.append(element.at(position))
     return position, acting[::-1]
 
@@ -215,6 +215,10 @@ def _refuse_what_is_no_symmetry(checkpoint: Checkpoint, name: str, action: Actio
             f"'{name}' is {entry.dtype}, but would be permuted with a tensor of {other.dtype}"
         )
     for element in action.elements:
+        if isinstance(element, Rotation) and element.axis in action.layout.nonlinear:
+            raise SymmetryError(
+                f"'{name}' has {element.axis} beside a nonlinearity, which no rotation passes"
+            )
         gains = isinstance(element, Rotation) and element.axis in action.layout.gains
         if gains and (reason := _uneven(checkpoint, name, element.axis)):
             raise SymmetryError(reason)

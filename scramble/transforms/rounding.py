@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scramble.architecture.axes import Array, Axis, Layout, Sizes
+from scramble.architecture.axes import Array, Axis, Layout, Sizes, bare
 from scramble.checkpoints import Storage
 from scramble.errors import CheckpointError
-from scramble.symmetries import Element, act
+from scramble.symmetries import Element, Scaling, act
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
@@ -36,8 +36,11 @@ def rounded(
     """The transformed tensor as stored words, and `||rounded - exact|| / ||exact||`.
 
     Raises:
-        CheckpointError: values that are not finite, before or after.
+        CheckpointError: values that are not finite, before or after, or that a scaling takes out of the range
+            of normal numbers.
     """
+    if any(isinstance(element, Scaling) for element in elements):
+        _check_range(name, words, storage, layout, sizes, elements)
     turns = [place for place, element in enumerate(elements) if not element.exact]
     if not turns:
         return act(words, layout, sizes, elements), 0.0
@@ -61,6 +64,22 @@ def rounded(
     return image, math.sqrt(missed / whole) if whole else 0.0
 
 
+def _check_range(
+    name: str, words: Array, storage: Storage, layout: Layout, sizes: Sizes, elements: Sequence[Element]
+) -> None:
+    """Refuse a scaling of, or into, subnormal or infinite numbers: there alone it is not exact."""
+    values = storage.decode(words)
+    for element in elements:
+        image = act(values, layout, sizes, [element])
+        for one in (values, image) if isinstance(element, Scaling) else ():
+            stored = np.abs(storage.decode(storage.encode(one)))
+            if not ((one == 0) | (stored >= 2.0**storage.smallest) & (stored < np.inf)).all():
+                raise CheckpointError(
+                    f"'{name}': a scaling takes a value out of the normal numbers of {storage.name}"
+                )
+        values = image
+
+
 def _square(values: Float64[np.ndarray, "..."]) -> float:
     """`||values||^2`, without BLAS and its threads."""
     flat = values.ravel()
@@ -79,7 +98,7 @@ def _blocks(
     free = [
         place
         for place, dim in enumerate(layout.dims)
-        if isinstance(dim, Axis) and dim.name.strip("|") not in known
+        if isinstance(dim, Axis) and bare(dim.name) not in known
     ]
     if not free:
         yield (), layout, sizes

@@ -28,6 +28,8 @@ REASONS = {
     "no axis expert": "no routed experts",
     "clip_qkv": "only without `clip_qkv` (with it `vo-rotation:method=signed-permutation`)",
     "q and k pass a LayerNorm": "only without the LayerNorm on q and k, which subtracts a mean over channels",
+    "a norm takes the change": "gains follow the norms of q and k, and a norm takes a change of scale back",
+    "no tensor is linear": "no gate: every neuron passes a nonlinearity, or a clamp",
     "ALiBi": "only without ALiBi, whose slopes cannot move",
     "the norms are LayerNorms": "the norms are LayerNorms, which subtract a mean over channels",
     "norms follow the blocks": "gains of norms after a block sit before the residual sum and cannot fold",

@@ -14,7 +14,7 @@ import torch
 import scramble
 from scramble.errors import ManifestError, MismatchError, SelectionError
 from scramble.symmetries import Rotation, act
-from scramble.symmetries.orthogonal import haar
+from scramble.symmetries.draws import haar
 from scramble.symmetries.products import products_on
 from scramble.transforms.card import BASE_CARD, CARD
 from tests.conftest import Command

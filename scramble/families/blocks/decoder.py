@@ -10,34 +10,34 @@ from scramble.errors import UnknownFamilyError
 
 ATTENTION: Table = {
     "self_attn.q_proj.weight": "(kv_head group qk) hidden",
-    "self_attn.k_proj.weight": "(kv_head qk) hidden",
+    "self_attn.k_proj.weight": "(kv_head qk*) hidden",
     "self_attn.v_proj.weight": "(kv_head v) hidden",
-    "self_attn.o_proj.weight": "hidden (kv_head group v)",
+    "self_attn.o_proj.weight": "hidden (kv_head group v*)",
 }
 QKV_BIAS: Table = {
     "self_attn.q_proj.bias": "(kv_head group qk)",
-    "self_attn.k_proj.bias": "(kv_head qk)",
+    "self_attn.k_proj.bias": "(kv_head qk*)",
     "self_attn.v_proj.bias": "(kv_head v)",
 }
 O_BIAS: Table = {"self_attn.o_proj.bias": "hidden"}
 QK_NORM: Table = {"self_attn.q_norm.weight": "|qk|", "self_attn.k_norm.weight": "|qk|"}
-PLAIN_MLP: Table = {"mlp.c_fc.weight": "neuron hidden", "mlp.c_proj.weight": "hidden neuron"}
-PLAIN_MLP_BIAS: Table = {"mlp.c_fc.bias": "neuron", "mlp.c_proj.bias": "hidden"}
+PLAIN_MLP: Table = {"mlp.c_fc.weight": "neuron~ hidden", "mlp.c_proj.weight": "hidden neuron~"}
+PLAIN_MLP_BIAS: Table = {"mlp.c_fc.bias": "neuron~", "mlp.c_proj.bias": "hidden"}
 FUSED_ATTENTION: Table = {
-    "self_attn.qkv_proj.weight": "(kv_head group qk + kv_head qk + kv_head v) hidden",
-    "self_attn.o_proj.weight": "hidden (kv_head group v)",
+    "self_attn.qkv_proj.weight": "(kv_head group qk + kv_head qk* + kv_head v) hidden",
+    "self_attn.o_proj.weight": "hidden (kv_head group v*)",
 }
 FUSED_MLP: Table = {
-    "mlp.gate_up_proj.weight": "(neuron + neuron) hidden",
-    "mlp.down_proj.weight": "hidden neuron",
+    "mlp.gate_up_proj.weight": "(neuron~ + neuron) hidden",
+    "mlp.down_proj.weight": "hidden neuron*",
 }
 GATED_MLP: Table = {
-    "mlp.gate_proj.weight": "neuron hidden",
+    "mlp.gate_proj.weight": "neuron~ hidden",
     "mlp.up_proj.weight": "neuron hidden",
-    "mlp.down_proj.weight": "hidden neuron",
+    "mlp.down_proj.weight": "hidden neuron*",
 }
 GATED_MLP_BIAS: Table = {
-    "mlp.gate_proj.bias": "neuron",
+    "mlp.gate_proj.bias": "neuron~",
     "mlp.up_proj.bias": "neuron",
     "mlp.down_proj.bias": "hidden",
 }

@@ -5,17 +5,17 @@ from typing import Any
 from scramble.architecture.family import Config, Constraint, Family, Table
 from scramble.families.blocks import decoder
 
-_QKV = "(kv_head (group qk + qk + v))"
+_QKV = "(kv_head (group qk + qk* + v))"
 _LAYER: Table = {
     "self_attention.query_key_value.weight": f"{_QKV} hidden",
-    "self_attention.dense.weight": "hidden (kv_head group v)",
-    "mlp.dense_h_to_4h.weight": "neuron hidden",
-    "mlp.dense_4h_to_h.weight": "hidden neuron",
+    "self_attention.dense.weight": "hidden (kv_head group v*)",
+    "mlp.dense_h_to_4h.weight": "neuron~ hidden",
+    "mlp.dense_4h_to_h.weight": "hidden neuron~",
 }
 _BIAS: Table = {
     "self_attention.query_key_value.bias": _QKV,
     "self_attention.dense.bias": "hidden",
-    "mlp.dense_h_to_4h.bias": "neuron",
+    "mlp.dense_h_to_4h.bias": "neuron~",
     "mlp.dense_4h_to_h.bias": "hidden",
 }
 _OUTSIDE: Table = {

@@ -5,15 +5,15 @@ from typing import Any
 from scramble.architecture.family import Config, Constraint, Family, Table
 from scramble.families.blocks import decoder
 
-_QKV = "(kv_head group qk + kv_head qk + kv_head v)"
+_QKV = "(kv_head group qk + kv_head qk* + kv_head v)"
 _LAYER: Table = {
     "attn.c_attn.weight": f"hidden {_QKV}",
     "attn.c_attn.bias": _QKV,
-    "attn.c_proj.weight": "(kv_head group v) hidden",
+    "attn.c_proj.weight": "(kv_head group v*) hidden",
     "attn.c_proj.bias": "hidden",
-    "mlp.c_fc.weight": "hidden neuron",
-    "mlp.c_fc.bias": "neuron",
-    "mlp.c_proj.weight": "neuron hidden",
+    "mlp.c_fc.weight": "hidden neuron~",
+    "mlp.c_fc.bias": "neuron~",
+    "mlp.c_proj.weight": "neuron~ hidden",
     "mlp.c_proj.bias": "hidden",
     "ln_1.weight": "|hidden|",
     "ln_1.bias": "hidden",

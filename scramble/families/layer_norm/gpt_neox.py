@@ -5,16 +5,16 @@ from typing import Any
 from scramble.architecture.family import Config, Constraint, Family, Table
 from scramble.families.blocks import decoder
 
-_QKV = "(kv_head (group qk + qk + v))"
+_QKV = "(kv_head (group qk + qk* + v))"
 _ATTENTION: Table = {
     "attention.query_key_value.weight": f"{_QKV} hidden",
-    "attention.dense.weight": "hidden (kv_head group v)",
+    "attention.dense.weight": "hidden (kv_head group v*)",
 }
 _BIAS: Table = {"attention.query_key_value.bias": _QKV, "attention.dense.bias": "hidden"}
 _REST: Table = {
-    "mlp.dense_h_to_4h.weight": "neuron hidden",
-    "mlp.dense_h_to_4h.bias": "neuron",
-    "mlp.dense_4h_to_h.weight": "hidden neuron",
+    "mlp.dense_h_to_4h.weight": "neuron~ hidden",
+    "mlp.dense_h_to_4h.bias": "neuron~",
+    "mlp.dense_4h_to_h.weight": "hidden neuron~",
     "mlp.dense_4h_to_h.bias": "hidden",
     "input_layernorm.weight": "|hidden|",
     "input_layernorm.bias": "hidden",

@@ -7,16 +7,16 @@ from scramble.families.blocks import decoder
 
 _LAYER: Table = {
     "self_attn.q_proj.weight": "(kv_head group qk) hidden",
-    "self_attn.k_proj.weight": "(kv_head qk) hidden",
+    "self_attn.k_proj.weight": "(kv_head qk*) hidden",
     "self_attn.v_proj.weight": "(kv_head v) hidden",
-    "self_attn.out_proj.weight": "hidden (kv_head group v)",
-    "fc1.weight": "neuron hidden",
-    "fc2.weight": "hidden neuron",
+    "self_attn.out_proj.weight": "hidden (kv_head group v*)",
+    "fc1.weight": "neuron~ hidden",
+    "fc2.weight": "hidden neuron~",
 }
 _BIAS: Table = {
     **decoder.QKV_BIAS,
     "self_attn.out_proj.bias": "hidden",
-    "fc1.bias": "neuron",
+    "fc1.bias": "neuron~",
     "fc2.bias": "hidden",
 }
 _NORMS = ("self_attn_layer_norm", "final_layer_norm")

@@ -11,10 +11,10 @@ from scramble.families.blocks import decoder
 from scramble.families.mixture.mixtral import EXPERTS, FUSED_EXPERTS
 
 _ATTENTION: Table = {
-    "self_attn.kv_a_proj_with_mqa.weight": "(kv_latent + qk_rope) hidden",
+    "self_attn.kv_a_proj_with_mqa.weight": "(kv_latent + qk_rope*) hidden",
     "self_attn.kv_a_layernorm.weight": "|kv_latent|",
-    "self_attn.kv_b_proj.weight": "(kv_head (qk + v)) kv_latent",
-    "self_attn.o_proj.weight": "hidden (kv_head group v)",
+    "self_attn.kv_b_proj.weight": "(kv_head (qk* + v)) kv_latent",
+    "self_attn.o_proj.weight": "hidden (kv_head group v*)",
 }
 _PLAIN_QUERY: Table = {"self_attn.q_proj.weight": "(kv_head group (qk + qk_rope)) hidden"}
 _LATENT_QUERY: Table = {
@@ -23,13 +23,13 @@ _LATENT_QUERY: Table = {
     "self_attn.q_b_proj.weight": "(kv_head group (qk + qk_rope)) q_latent",
 }
 _BIAS: Table = {
-    "self_attn.kv_a_proj_with_mqa.bias": "(kv_latent + qk_rope)",
+    "self_attn.kv_a_proj_with_mqa.bias": "(kv_latent + qk_rope*)",
     "self_attn.o_proj.bias": "hidden",
 }
 _SHARED_EXPERTS: Table = {
-    "mlp.shared_experts.gate_proj.weight": "shared_neuron hidden",
+    "mlp.shared_experts.gate_proj.weight": "shared_neuron~ hidden",
     "mlp.shared_experts.up_proj.weight": "shared_neuron hidden",
-    "mlp.shared_experts.down_proj.weight": "hidden shared_neuron",
+    "mlp.shared_experts.down_proj.weight": "hidden shared_neuron*",
     "mlp.gate.e_score_correction_bias": "expert",
 }
 # What an MTP layer has beside what a layer has; the embedding and the head are copies.

@@ -12,9 +12,9 @@ _ATTENTION: Table = {**decoder.ATTENTION, "self_attn.sinks": "(kv_head group)"}
 _EXPERTS: Table = {
     "mlp.router.weight": "expert hidden",
     "mlp.router.bias": "expert",
-    "mlp.experts.gate_up_proj": "[expert] hidden (expert_neuron pair)",
-    "mlp.experts.gate_up_proj_bias": "[expert] (expert_neuron pair)",
-    "mlp.experts.down_proj": "[expert] expert_neuron hidden",
+    "mlp.experts.gate_up_proj": "[expert] hidden (expert_neuron~ pair)",
+    "mlp.experts.gate_up_proj_bias": "[expert] (expert_neuron~ pair)",
+    "mlp.experts.down_proj": "[expert] expert_neuron~ hidden",
     "mlp.experts.down_proj_bias": "[expert] hidden",
 }
 

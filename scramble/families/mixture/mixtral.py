@@ -9,27 +9,27 @@ from scramble.architecture.family import Config, Constraint, Family, Table
 from scramble.families.blocks import decoder
 
 _ROUTED: Table = {
-    "mlp.experts.{expert}.gate_proj.weight": "expert_neuron hidden",
+    "mlp.experts.{expert}.gate_proj.weight": "expert_neuron~ hidden",
     "mlp.experts.{expert}.up_proj.weight": "expert_neuron hidden",
-    "mlp.experts.{expert}.down_proj.weight": "hidden expert_neuron",
+    "mlp.experts.{expert}.down_proj.weight": "hidden expert_neuron*",
 }
 _ROUTER: Table = {"mlp.gate.weight": "expert hidden"}
 EXPERTS: Table = {**_ROUTED, **_ROUTER}
 _FUSED: Table = {
-    "mlp.experts.gate_up_proj": "[expert] (expert_neuron + expert_neuron) hidden",
-    "mlp.experts.down_proj": "[expert] hidden expert_neuron",
+    "mlp.experts.gate_up_proj": "[expert] (expert_neuron~ + expert_neuron) hidden",
+    "mlp.experts.down_proj": "[expert] hidden expert_neuron*",
 }
 FUSED_EXPERTS = ((_ROUTED, _FUSED),)
 _MIXTRAL: Table = {
     "block_sparse_moe.gate.weight": "expert hidden",
-    "block_sparse_moe.experts.{expert}.w1.weight": "expert_neuron hidden",
+    "block_sparse_moe.experts.{expert}.w1.weight": "expert_neuron~ hidden",
     "block_sparse_moe.experts.{expert}.w3.weight": "expert_neuron hidden",
-    "block_sparse_moe.experts.{expert}.w2.weight": "hidden expert_neuron",
+    "block_sparse_moe.experts.{expert}.w2.weight": "hidden expert_neuron*",
 }
 _SHARED_EXPERT: Table = {
-    "mlp.shared_expert.gate_proj.weight": "shared_neuron hidden",
+    "mlp.shared_expert.gate_proj.weight": "shared_neuron~ hidden",
     "mlp.shared_expert.up_proj.weight": "shared_neuron hidden",
-    "mlp.shared_expert.down_proj.weight": "hidden shared_neuron",
+    "mlp.shared_expert.down_proj.weight": "hidden shared_neuron*",
     "mlp.shared_expert_gate.weight": "one hidden",
 }
 

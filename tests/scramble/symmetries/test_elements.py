@@ -10,8 +10,7 @@ from scramble.architecture.axes import parse
 from scramble.checkpoints import STORAGES
 from scramble.families import architecture
 from scramble.symmetries import SYMMETRIES, Element, Permutation, Rotation, SignedPermutation, act, symmetry
-from scramble.symmetries.draws import generator
-from scramble.symmetries.orthogonal import haar, power
+from scramble.symmetries.draws import generator, haar, power
 from scramble.transforms.rounding import rounded
 from tests.models import Tiny
 

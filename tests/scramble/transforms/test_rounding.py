@@ -11,7 +11,7 @@ from scramble.architecture.axes import parse
 from scramble.checkpoints import STORAGES
 from scramble.errors import CheckpointError
 from scramble.symmetries import Element, Permutation, Rotation
-from scramble.symmetries.orthogonal import haar
+from scramble.symmetries.draws import haar
 from scramble.transforms import rounding
 
 SIZES = {"kv_head": 3, "group": 2, "v": 5, "hidden": 7}

@@ -70,6 +70,6 @@ def test_boundaries_are_where_the_head_changes(
                 assert lines == (), slot.pattern
                 continue
             moved = (np.diff(label, axis=0) != 0).any(axis=1)
-            if "(qk + v)" in slot.layout.text or "qk_rope" in slot.layout.text:
+            if "(qk* + v)" in slot.layout.text or "qk_rope" in slot.layout.text:
                 moved = (np.diff(label[:, 1:], axis=0) != 0).any(axis=1)  # parts of one head
             assert [one.at for one in lines] == (1 + np.flatnonzero(moved)).tolist(), slot.pattern
