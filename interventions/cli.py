@@ -44,12 +44,14 @@ def plan(
 ) -> None:
     """The runs, what they cost, and which are finished. Writes nothing."""
     from scramble.interventions.experiment import read_experiment
+    from scramble.interventions.verdict import limits
 
     read = read_experiment(path)
     runs = _planned(read, out)
     weights, seconds = _weights(read.base), _seconds(runs)
     rows = [_row(run, weights, seconds) for run in runs]
-    emit(rows, {"experiment": read.name, "base": read.base}, format)
+    meta = {"experiment": read.name, "base": read.base} | caution({"caution": limits(read)}, format, quiet)
+    emit(rows, meta, format)
 
 
 def _row(run: PlannedRun, weights: int, typical: float | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from scramble.interventions import figures
 from scramble.interventions.contrast import OUTSIDE, UNTREATED, Contrasts
 from scramble.interventions.experiment import Experiment, PlannedRun
 from scramble.interventions.regime import described
-from scramble.interventions.verdict import verdict
+from scramble.interventions.verdict import limits, verdict
 from scramble.present.page import render
 from scramble.present.plots import svg, write_both
 from scramble.transforms.record import find_record
@@ -47,6 +47,7 @@ def write_report(
         title=experiment.name,
         experiment=experiment,
         verdict=lines,
+        limits=limits(experiment),
         toolchains=contrasts.toolchains,
         described=described(contrasts.regime),
         regime=_regime(contrasts.regime),

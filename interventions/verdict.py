@@ -9,19 +9,83 @@ that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pandas as pd
 
 from scramble.interventions.contrast import OUTSIDE, UNTREATED
+from scramble.interventions.experiment import Experiment
 from scramble.measures.updates.ratios import ENOUGH_ERRORS, is_share
+from scramble.symmetries import SYMMETRIES, Symmetry
+from scramble.transforms.selection import requests
 
 CONCLUSION = (
     "No conclusion about geometry follows from these contrasts. Own geometry, the optimizer's basis, "
     "magnitudes and rounding of the start remain candidates for whatever is not explained above; to tell "
     "them apart takes other interventions than this one."
 )
+
+
+CAUSES = {
+    "rounding": "bf16 rounding at each weight's threshold",
+    "magnitude": "sizes of updates that follow a weight's own magnitude",
+    "function": "directions tied to the function (gradients, a shared direction)",
+    "optimizer": "the optimizer's basis",
+    "geometry": "a rule on the start's own geometry",
+}
+"""What an overlap above chance may come from, beside the labels of coordinates."""
+_ALL = frozenset(CAUSES)
+
+
+def apart(chosen: Symmetry, optimizer: str) -> list[frozenset[str]]:
+    """Groups of causes that a treatment tells from one another; those within a group fall or stay together.
+
+    A permutation keeps all of them, so it is a control. A rotation keeps what is tied to the function and
+    changes each weight's threshold; the optimizer's basis, own magnitude and own geometry change together.
+    Under an optimizer that commutes with rotations it is a control too. A scaling of whole tensors or heads
+    changes thresholds alone; one of single channels changes magnitudes and what is principal too, each in its
+    own way.
+    """
+    if not chosen.relabels:
+        whole = getattr(chosen, "per", None) in ("tensor", "head")
+        groups = [{"rounding"}] if whole else [{"rounding"}, {"magnitude"}, {"geometry"}]
+    elif "rotation" in chosen.name and getattr(chosen, "method", None) != "signed-permutation":
+        groups = [{"rounding"}, {"function"}] if optimizer == "adamw" else []
+    else:
+        groups = []
+    rest = _ALL.difference(*groups)
+    return [*map(frozenset, groups), rest]
+
+
+def inseparable(treatments: Iterable[Symmetry], optimizer: str) -> list[frozenset[str]]:
+    """Causes that no treatment of a design tells apart: the groups of two or more that are left.
+
+    Args:
+        treatments: of all arms.
+        optimizer: the recipe's.
+    """
+    left = [_ALL]
+    for one in treatments:
+        left = [both for group in left for other in apart(one, optimizer) if (both := group & other)]
+    return [group for group in left if len(group) > 1]
+
+
+def limits(experiment: Experiment) -> str | None:
+    """What the arms of an experiment cannot separate, in words; None where they separate all causes."""
+    treatments = [
+        chosen
+        for name in experiment.scrambled_arms
+        for chosen, _ in requests(experiment.arms[name].scrambles)
+    ]
+    optimizer = experiment.recipe_for(
+        experiment.base_arm, experiment.seeds[0], experiment.base
+    ).optimizer.name
+    groups = inseparable(treatments, optimizer)
+    if not groups:
+        return None
+    named = "; nor ".join(" from ".join(CAUSES[name] for name in CAUSES if name in group) for group in groups)
+    return f"these arms cannot tell {named}"
 
 
 def cell(table: pd.DataFrame, contrast: str, treatment: str, frame: str) -> Any | None:
@@ -94,6 +158,9 @@ def _treated(table: pd.DataFrame, base: str, arm: str) -> Iterator[str]:
         if not _stands_out(home):
             yield f"{where}, two {base} runs overlap not clearly more than chance: nothing to compare with."
             continue
+        if not relabels(treatment):
+            yield from _in_place(where, base, arm, home, raw, back)
+            continue
         yield (
             f"{where}, {base} and {arm} runs overlap by {raw.jaccard:.3f} as stored, beside "
             f"{home.jaccard:.3f} between two {base} runs; chance is {raw.chance:.3f}{_rounding(raw)} "
@@ -110,6 +177,25 @@ def _treated(table: pd.DataFrame, base: str, arm: str) -> Iterator[str]:
             f"{_wrong(back, 'update_cosine')}; between two {base} runs it is {home.update_cosine:.3f}. "
             f"{_cosine_reading(back, home, base, arm)}"
         )
+
+
+def relabels(treatment: str) -> bool:
+    """Whether a treatment, names of symmetries joined by ` + `, moves or mixes coordinates."""
+    return any(SYMMETRIES[name].relabels for name in treatment.split(" + "))
+
+
+def _in_place(where: str, base: str, arm: str, home: Any, raw: Any, back: Any) -> Iterator[str]:
+    """Of scalings: both frames compare the same weights, and have the same bf16 masks."""
+    yield (
+        f"{where}, {base} and {arm} runs overlap by {raw.jaccard:.3f}, beside {home.jaccard:.3f} between two "
+        f"{base} runs; chance is {raw.chance:.3f}{_rounding(raw)} ({_pairs(raw)}). Every weight kept its "
+        "place: nothing was relabelled, and what changed is the magnitude, and so the update that bf16 "
+        "rounding lets through."
+    )
+    yield (
+        f"The cosine of the updates in the units of {base} is {back.update_cosine:.3f}; between two {base} "
+        f"runs it is {home.update_cosine:.3f}."
+    )
 
 
 def _rounding(found: Any) -> str:

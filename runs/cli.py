@@ -31,6 +31,7 @@ def _made(folder: Path | None) -> Path | None:
 
 def commands(app: typer.Typer) -> None:
     app.command()(run)
+    app.command()(organism)
     app.add_typer(runs, name="runs")
 
 
@@ -70,6 +71,37 @@ def run(
         "end_hash": record.end.hash,
     }
     emit([row], caution({"caution": stood_still(metrics)}, format, quiet), format)
+
+
+def organism(
+    settings: Annotated[
+        Path | None, typer.Argument(help="Its settings (YAML): family, sizes, task, optimizer, steps.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")] = Path("organism"),
+    family: Annotated[str | None, typer.Option(help="In place of the settings'.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="In place of the settings'.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="In place of the settings'.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="All cores by default.")] = None,
+    force: Annotated[bool, typer.Option(help="Replace the folder.")] = False,
+    format: FormatOption = Format.table,
+    quiet: QuietOption = False,
+) -> None:
+    """Pre-train a small model (2.4M weights, sums) on which RLVR learns in minutes; done once, and cached."""
+    from scramble.runs.organism import organism as make
+    from scramble.runs.organism import read_organism
+
+    asked = read_organism(settings, family=family, steps=steps, seed=seed)
+    with counter(f"{asked.family} organism", not quiet) as bar:
+        found = make(
+            asked,
+            out,
+            threads=threads,
+            force=force,
+            progress=lambda step, steps, metrics: bar(step, steps, progress_text(metrics)),
+        )
+    row = {"out": str(out), "family": asked.family, "steps": asked.steps, "seed": asked.seed, **found}
+    del row["organism"]
+    emit([row], {}, format)
 
 
 @runs.command(name="list")

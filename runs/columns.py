@@ -51,6 +51,17 @@ principal | fraction | changed weights that are principal, over changed weights 
 principal_chance | fraction | the same, if each matrix's changes were spread evenly
 principal_magnitude_matched | fraction | the same, if each magnitude key kept its change rate
 """)
+_ORGANISM = columns("""
+out | | the folder that was written
+family | | model_type of the organism
+steps | steps | updates of the pre-training
+seed | | of the first weights and of the order of the texts
+weights | | how many weights the organism has
+hash | | SHA-256 of its weights and config
+loss | nats a token | loss of the last step
+held_out | fraction | right answers on held-out prompts at temperature 1 after the pre-training
+seconds | s | that the pre-training took
+""")
 _KEYED = columns("""
 key | | name of an entry of run.json, the recipe or the last metrics
 value | | its value
@@ -59,6 +70,7 @@ value | | its value
 TABLES: Mapping[str, Columns] = {
     **MEASURES,
     "run": _RUN | _LEARNED | _SUMMARY,
+    "organism": _ORGANISM,
     "runs list": _RUN | _LEARNED,
     "runs show": _KEYED,
     "runs compare": _RUN | _LEARNED | _COMPARED,

@@ -32,6 +32,8 @@ class _Scaling(Symmetry):
             makes larger the other makes smaller.
     """
 
+    relabels: ClassVar[bool] = False
+
     k: Annotated[int, Field(ge=1, le=8)] = 1
     mirrored: bool = False
 

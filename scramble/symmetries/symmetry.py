@@ -22,6 +22,8 @@ class Symmetry(BaseModel, ABC):
     """Where it may act; a layer must carry at least one of them."""
     whole: ClassVar[bool] = False
     """Whether it acts on the whole model at once, not in a layer."""
+    relabels: ClassVar[bool] = True
+    """Whether a weight may leave its place, or mix with others."""
     equal_gains: ClassVar[str | None] = None
     """An axis whose gains must be equal over channels, as they are on a folded base."""
     forbidding: ClassVar[Mapping[str, str]] = {}

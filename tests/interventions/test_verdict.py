@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scramble.interventions.verdict import CONCLUSION, verdict
+from scramble.interventions.verdict import CAUSES, CONCLUSION, inseparable, verdict
+from scramble.transforms.selection import requests
 
 NAN = float("nan")
 
@@ -208,3 +209,52 @@ def test_missing_pairs_are_said_to_be_missing() -> None:
     found = " ".join(verdict(alone, "base", ["other"]))
     assert "no two base runs" in found
     assert "are missing" in found
+
+
+def test_what_relabels_nothing_is_not_said_to_be_mixed_or_wrongly_aligned() -> None:
+    lines = verdict(table().replace({"vo-rotation": "vo-scaling + neuron-scaling"}), "base", ["other"])
+    said = " ".join(line for line in lines if "vo-scaling" in line or "units of base" in line)
+    assert "nothing was relabelled" in said
+    assert "rounding alone gives 0.430" in said
+    assert "between two base runs it is 0.300" in said
+    assert not {word for word in ("permuted or mixed", "wrong element", "undone") if word in " ".join(lines)}
+    mixed = verdict(table().replace({"vo-rotation": "vo-scaling + head-permutation"}), "base", ["other"])
+    assert "permuted or mixed" in " ".join(mixed)
+
+
+TREATMENTS = st.sampled_from(
+    [
+        *("vo-rotation", "vo-rotation:method=path,strength=0.3", "vo-rotation:method=signed-permutation"),
+        *("qk-rotation", "head-permutation", "neuron-permutation:signs=true", "residual-rotation"),
+        *("vo-scaling", "vo-scaling:per=head", "qk-scaling:per=tensor", "neuron-scaling:k=2"),
+    ]
+)
+
+
+def left(chosen: list[str], optimizer: str = "adamw") -> set[frozenset[str]]:
+    return set(inseparable([one for text in chosen for one, _ in requests([text])], optimizer))
+
+
+@given(st.lists(TREATMENTS, max_size=4), TREATMENTS, st.sampled_from(["adamw", "sgd", "muon"]))
+def test_a_further_arm_never_makes_less_apart(chosen: list[str], more: str, optimizer: str) -> None:
+    before, after = left(chosen, optimizer), left([*chosen, more], optimizer)
+    assert all(any(group <= other for other in before) for group in after)
+    assert left([more, *chosen], optimizer) == after
+
+
+@pytest.mark.parametrize(
+    ("chosen", "optimizer", "together"),
+    [
+        ([], "adamw", [set(CAUSES)]),
+        (["head-permutation", "vo-rotation:method=signed-permutation"], "adamw", [set(CAUSES)]),
+        (["vo-rotation", "head-permutation"], "adamw", [{"optimizer", "magnitude", "geometry"}]),
+        (["vo-rotation"], "sgd", [set(CAUSES)]),
+        (["vo-scaling:per=tensor"], "adamw", [{"magnitude", "function", "optimizer", "geometry"}]),
+        (["vo-scaling"], "adamw", [{"function", "optimizer"}]),
+        (["vo-scaling", "vo-rotation"], "adamw", []),
+    ],
+)
+def test_what_the_interventions_tell_apart(
+    chosen: list[str], optimizer: str, together: list[set[str]]
+) -> None:
+    assert left(chosen, optimizer) == {frozenset(group) for group in together}

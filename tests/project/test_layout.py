@@ -39,6 +39,7 @@ ORDER = (
         "runs.tasks",
     ),
     *("runs.trainers", "runs.algorithms", "runs.recipe", "runs.records", "runs.engine", "runs.worker"),
+    "runs.organism",
     *("runs.comparison", "runs.cli", "runs", "interventions"),
 )
 
