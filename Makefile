@@ -7,11 +7,12 @@ VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
 BROWSER ?= /usr/bin/chromium
 
-.PHONY: help demo smoke test test-train test-slow test-vllm check types docs format clean
+.PHONY: help demo smoke organism test test-train test-slow test-vllm check types docs format clean
 
 help:
 	@echo "make demo       the whole experiment on a real model, about 11 minutes on two cores"
 	@echo "make smoke      the same road in 2 to 4 minutes; checks the plumbing only"
+	@echo "make organism   a small model that RLVR teaches in minutes, about 9 minutes of one core"
 	@echo "make test       the tests that train nothing, 2 to 3 minutes on two cores"
 	@echo "make test-train the tests that train tiny models, and the long sweeps, about 12 minutes on two cores"
 	@echo "make test-slow  the demo with its figures checked, and the report in headless Chromium"
@@ -33,6 +34,10 @@ demo: $(READY)
 smoke: $(READY)
 	@echo "== scramble demo --smoke"
 	$(BIN)/scramble demo --smoke
+
+organism: $(READY)
+	@echo "== scramble organism"
+	$(BIN)/scramble organism --threads 1
 
 test: $(READY)
 	@echo "== tests"

@@ -101,6 +101,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     "What they return": ("Manifest", "Equivalence", "Transform"),
     "Symmetries": (
         *("Symmetry", "VoRotation", "HeadPermutation", "QkRotation", "NeuronPermutation"),
+        *("VoScaling", "QkScaling", "NeuronScaling"),
         *("ExpertPermutation", "ResidualPermutation", "ResidualRotation"),
     ),
     "Errors": ("ScrambleError",),
