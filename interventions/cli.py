@@ -67,7 +67,7 @@ def _row(run: PlannedRun, weights: int, typical: float | None) -> dict[str, Any]
         "rollouts": algorithm.rollouts(run.recipe.steps),
         "seconds": seconds,
         "disk_gb": weights * (2 * len(kept) + 4 * len(fp32)) / 1e9,
-        "run": str(run.folder.path) if run.folder else None,
+        "run": str(run.folder.path) if run.folder else f"named when the start of '{run.arm}' is scrambled",
     }
 
 

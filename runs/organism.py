@@ -31,7 +31,7 @@ from scramble.runs.tasks.few_shot_sums import FewShotSums
 from scramble.transforms.rewrite import copy_side_files
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 RECORD = "organism.json"
 _SPECIAL = ("<pad>", "<eos>")
@@ -117,9 +117,11 @@ def organism(
     with staging(out, force=force) as stage:
         start = home / "start"
         if not start.exists():
+            parts = _begin(asked)
             home.mkdir(parents=True, exist_ok=True)
             with staging(start) as birth:
-                _begin(asked, birth.folder)
+                for part in parts:
+                    part.save_pretrained(birth.folder)
                 birth.commit()
         trained = run(_recipe(asked, start), home, threads=threads, progress=progress)
         end = trained.checkpoints[trained.finished.end.step]
@@ -156,7 +158,7 @@ def _recipe(asked: Organism, start: Path) -> Recipe:
     return parse(Recipe, content, "organism")
 
 
-def _begin(asked: Organism, folder: Path) -> None:
+def _begin(asked: Organism) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A model of random weights, and a tokenizer of the characters that the task's texts are made of."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -185,8 +187,7 @@ def _begin(asked: Organism, folder: Path) -> None:
         raise RecipeError(f"organism: {asked.family}: {' '.join(str(error).split())[:300]}") from None
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    return model, tokenizer
 
 
 def _characters(texts: Iterable[object]) -> PreTrainedTokenizerFast:

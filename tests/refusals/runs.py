@@ -162,6 +162,9 @@ NO_FILE = (RecipeError, ("notes", "Is a directory"))
 
 REFUSALS = [
     *always("run {} --out out", NO_RECIPE, NO_FILE),
+    *always("organism {} --out out", NO_RECIPE, NO_FILE),
+    Refusal("no such family", "organism --family nonesuch --out out", RecipeError, ("nonesuch",)),
+    Refusal("no step", "organism --steps 0 --out out", Usage, ("'--steps'",)),
     *always("runs list {}", NOT_THERE, (SelectionError, ("file",)))[:1],
     *always("runs show {}", NOT_THERE, (SelectionError, ("notes",))),
     *always("runs compare {}", NOT_THERE, (SelectionError, ("notes",))),

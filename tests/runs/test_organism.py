@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 import scramble
 from scramble.checkpoints import open_checkpoint
 from scramble.errors import RecipeError, TargetError
+from scramble.runs.columns import TABLES
 from scramble.runs.organism import Organism, organism, read_organism
 from tests.conftest import Command
 
@@ -75,6 +76,7 @@ def test_the_command_prints_it(tmp_path: Path, command: Command, monkeypatch: py
     )
     (row,) = json.loads(found.out)["rows"]
     assert (row["steps"], row["family"]) == (1, "qwen3")
+    assert list(row) == list(TABLES["organism"])
     assert row["hash"] == open_checkpoint(tmp_path / "base").hash(full=True)
 
 
