@@ -39,14 +39,25 @@ def commands(app: typer.Typer) -> None:
 def plan(
     path: ExperimentArgument,
     out: OutOption = DEFAULT_OUT,
+    contrasts: Annotated[
+        bool,
+        typer.Option(
+            "--contrasts",
+            help="The overlap that each contrast is expected to have before training, in place of the runs: "
+            "from the starts, the learning rate and the number of updates, if updates are noise.",
+        ),
+    ] = False,
     format: FormatOption = Format.table,
     quiet: QuietOption = False,
 ) -> None:
-    """The runs, what they cost, and which are finished. Writes nothing."""
-    from scramble.interventions.experiment import read_experiment
+    """The runs, what they cost, and which are finished; what the arms cannot tell. Writes nothing."""
+    from scramble.interventions.experiment import expected, read_experiment
     from scramble.interventions.verdict import limits
 
     read = read_experiment(path)
+    if contrasts:
+        emit(expected(read), {"experiment": read.name, "base": read.base}, format)
+        return
     runs = _planned(read, out)
     weights, seconds = _weights(read.base), _seconds(runs)
     rows = [_row(run, weights, seconds) for run in runs]

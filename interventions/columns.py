@@ -18,6 +18,16 @@ seconds | s | what the run took, or what finished ones took
 disk_gb | GB | of the checkpoints that it keeps
 run | | the run's folder
 """)
+_EXPECTED = columns("""
+arm | | name of the scrambled arm
+contrast | | the arms of the pair
+treatment | | what acts on the weights: the names of symmetries, untreated, or outside the layers
+n | weights | how many there are
+density_a | fraction | of stored weights that the first run is expected to change, updates being noise of AdamW's size
+density_b | fraction | the same of the second run
+expected_chance | fraction | Jaccard overlap if each run's changes were spread evenly over each tensor
+expected_jaccard | fraction | Jaccard overlap of two runs as stored, if updates are noise of AdamW's size that bf16 rounds
+""")
 _CONTRAST = columns("""
 arm | | the scrambled arm that is contrasted with the base arm
 contrast | | the arms of the pairs
@@ -76,6 +86,7 @@ _PLACE = {name: LEVELS[name] for name in ("tower", "layer", "module")}
 TABLES: Mapping[str, Columns] = {
     **RUNS,
     "experiment plan": _PLAN,
+    "experiment plan --contrasts": _EXPECTED,
     "experiment run": _PLAN,
     "experiment contrast": _OVERLAP | _CONTRAST,
     "experiment report": _VERDICT,

@@ -18,7 +18,7 @@ from scramble._version import __version__
 from scramble.checkpoints import locate
 from scramble.errors import SelectionError
 from scramble.files import whole, write_whole
-from scramble.interventions.experiment import Experiment, PlannedRun, treatment
+from scramble.interventions.experiment import OUTSIDE, UNTREATED, Experiment, PlannedRun, treatment
 from scramble.interventions.regime import regime_of
 from scramble.measures.pairs.ends import PLACEBO, ends
 from scramble.measures.pairs.pooling import pool
@@ -46,7 +46,6 @@ METRICS = [
 ]
 PLACEBO_METRICS = ["jaccard", "rounding_only", "update_cosine", "update_rank_correlation"]
 TABLES = ("pairs", "by_layer", "by_treatment", "regime")
-UNTREATED, OUTSIDE = "untreated", "outside the layers"
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,20 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, field_validat
 from scramble.architecture import Architecture
 from scramble.checkpoints import locate, open_checkpoint
 from scramble.errors import RecipeError, SelectionError
+from scramble.measures.pairs.masks import bf16_words
+from scramble.measures.updates.expected import Expected, change_probabilities, expected_overlap
 from scramble.operations.apply import apply, choose
 from scramble.runfolder import Status
 from scramble.runs.engine.run import start_hash
 from scramble.runs.recipe.recipe import Recipe, parse, read_yaml
 from scramble.runs.records.folder import WritableRun, run_folder
 from scramble.symmetries import Symmetry
+from scramble.transforms.draw import draw
 from scramble.transforms.record import find_record, read_record
+from scramble.transforms.rounding import rounded
+
+UNTREATED, OUTSIDE = "untreated", "outside the layers"
+"""Treatments of weights in the layers that no symmetry touched in an arm, and of those outside."""
 
 
 class Arm(BaseModel):
@@ -228,3 +235,67 @@ def treatment(start: Path, base: Path) -> dict[str, str]:
                 if step.symmetry not in names:
                     names.append(step.symmetry)
     return {name: " + ".join(names) for name, names in found.items()}
+
+
+def expected(experiment: Experiment) -> list[dict[str, Any]]:
+    """The overlap of two runs that each contrast is expected to have, from the starts and the recipe alone.
+
+    Every update is taken for noise of AdamW's size (`scramble.measures.updates.expected`). Scrambled starts
+    are made in memory, tensor by tensor; nothing is written.
+
+    Returns:
+        A row for each treatment of each scrambled arm, and two runs of the base beside it: as stored.
+
+    Raises:
+        RecipeError: an optimizer, mask or adapter for which the rule is not made.
+        ScrambleError: the base cannot be read, or an arm asks for a scramble that it does not have.
+    """
+    recipe = experiment.recipe_for(experiment.base_arm, experiment.seeds[0], experiment.base)
+    if recipe.optimizer.name != "adamw" or recipe.mask or recipe.adapter or recipe.optimizer.weight_decay:
+        raise RecipeError(
+            f"{experiment.name}: the expected overlap is that of AdamW on all weights, without weight decay"
+        )
+    warm = max(recipe.optimizer.warmup_steps, 1)
+    shares = [min(step / warm, 1.0) ** 2 for step in range(1, recipe.steps + 1)]
+    probabilities = change_probabilities(recipe.optimizer.learning_rate * sum(shares) ** 0.5)
+    checkpoint = open_checkpoint(locate(experiment.base))
+    slots = checkpoint.architecture.slots()
+    rows = []
+    for name in experiment.scrambled_arms:
+        arm = experiment.arms[name]
+        drawn = draw(checkpoint, choose(checkpoint, arm.scrambles, None), arm.scramble_seed, "0")
+        acted: dict[tuple[int | None, str], str] = {}
+        for symmetry, layers in choose(checkpoint, arm.scrambles, None):
+            for tensor in draw(checkpoint, [(symmetry, layers)], 0, "0").transform.actions:
+                place = slots[tensor].number, slots[tensor].module
+                acted[place] = f"{acted[place]} + {symmetry.name}" if place in acted else symmetry.name
+        sums: dict[tuple[str, str], Expected] = {}
+        for tensor in checkpoint.parameters:
+            slot, storage = slots[tensor], checkpoint.storage(tensor)
+            words = checkpoint.words(tensor)
+            image, action = words, drawn.transform.actions.get(tensor)
+            if action:
+                source = checkpoint.words(action.source)
+                image, _ = rounded(tensor, source, storage, action.layout, slot.sizes, action.elements)
+            own, other = bf16_words(words, storage), bf16_words(image, storage)
+            treatment = acted.get(
+                (slot.number, slot.module), UNTREATED if slot.number is not None else OUTSIDE
+            )
+            for contrast, second in (("base", own), ("arm", other)):
+                found = expected_overlap(own, second, probabilities)
+                sums[contrast, treatment] = sums.get((contrast, treatment), Expected()) + found
+        base = experiment.base_arm
+        rows += [
+            {
+                "arm": name,
+                "contrast": f"{base} x {base if contrast == 'base' else name}",
+                "treatment": treatment,
+                "n": found.n,
+                "density_a": found.a / found.n,
+                "density_b": found.b / found.n,
+                "expected_chance": found.chance_jaccard,
+                "expected_jaccard": found.jaccard,
+            }
+            for (contrast, treatment), found in sums.items()
+        ]
+    return rows

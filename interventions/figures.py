@@ -10,7 +10,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from scramble.interventions.contrast import OUTSIDE, UNTREATED
+from scramble.interventions.experiment import OUTSIDE, UNTREATED
 from scramble.present.plots import COLOURS, MARKERS, STYLE, whole_numbers
 
 

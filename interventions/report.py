@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from scramble.files import write_whole
 from scramble.interventions import figures
-from scramble.interventions.contrast import OUTSIDE, UNTREATED, Contrasts
-from scramble.interventions.experiment import Experiment, PlannedRun
+from scramble.interventions.contrast import Contrasts
+from scramble.interventions.experiment import OUTSIDE, UNTREATED, Experiment, PlannedRun
 from scramble.interventions.regime import described
 from scramble.interventions.verdict import limits, verdict
 from scramble.present.page import render

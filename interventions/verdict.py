@@ -14,8 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from scramble.interventions.contrast import OUTSIDE, UNTREATED
-from scramble.interventions.experiment import Experiment
+from scramble.interventions.experiment import OUTSIDE, UNTREATED, Experiment
 from scramble.measures.updates.ratios import ENOUGH_ERRORS, is_share
 from scramble.symmetries import SYMMETRIES, Symmetry
 from scramble.transforms.selection import requests
