@@ -221,17 +221,16 @@ def test_a_run_that_is_killed_is_said_to_have_failed_and_the_others_go_on(
     make_base(tmp_path)
     recipe = RECIPE | {"resume_every": 1}
     path, out = write(tmp_path, arms={"base": []}, seeds=[1, 2], recipe=recipe), tmp_path / "out"
-    popen = subprocess.Popen
     lane: list[Any] = []
 
-    def first_is_killed(*arguments: Any, **named: Any) -> Any:
-        process = popen(*arguments, **named)
-        if not lane:  # as the system kills what takes too much memory
-            threading.Thread(target=lambda: kill_once_running(process, out)).start()
-        lane.append(process)
-        return process
+    class FirstIsKilled(subprocess.Popen[Any]):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            if not lane:  # as the system kills what takes too much memory
+                threading.Thread(target=lambda: kill_once_running(self, out)).start()
+            lane.append(self)
 
-    monkeypatch.setattr(subprocess, "Popen", first_is_killed)
+    monkeypatch.setattr(subprocess, "Popen", FirstIsKilled)
     found = command("experiment", "run", path, "--out", out, "--quiet", "--lanes", 1)
     assert (found.code, found.err.count("\n")) == (2, 1)
     assert "1 of 2 runs failed: base seed 1: killed by SIGKILL, as the system does where memory" in found.err
