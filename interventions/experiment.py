@@ -7,12 +7,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, field_validator, model_validator
 
 from scramble.architecture import Architecture
-from scramble.checkpoints import locate, open_checkpoint
+from scramble.checkpoints import Checkpoint, locate, open_checkpoint
 from scramble.errors import RecipeError, SelectionError
 from scramble.measures.pairs.masks import bf16_words
 from scramble.measures.updates.expected import Expected, change_probabilities, expected_overlap
@@ -25,6 +25,10 @@ from scramble.symmetries import Symmetry
 from scramble.transforms.draw import draw
 from scramble.transforms.record import find_record, read_record
 from scramble.transforms.rounding import rounded
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float64
 
 UNTREATED, OUTSIDE = "untreated", "outside the layers"
 """Treatments of weights in the layers that no symmetry touched in an arm, and of those outside."""
@@ -237,6 +241,16 @@ def treatment(start: Path, base: Path) -> dict[str, str]:
     return {name: " + ".join(names) for name, names in found.items()}
 
 
+def noise_of(recipe: Recipe) -> float:
+    """Standard deviation of a weight's update, if each step is its learning rate with a coin's sign.
+
+    transformers' warmup begins at zero: of w steps of it, step t (from 0) has t / w of the learning rate.
+    """
+    warm = recipe.optimizer.warmup_steps
+    shares = [min(step / warm, 1.0) if warm else 1.0 for step in range(recipe.steps)]
+    return float(recipe.optimizer.learning_rate * sum(share**2 for share in shares) ** 0.5)
+
+
 def expected(experiment: Experiment) -> list[dict[str, Any]]:
     """The overlap of two runs that each contrast is expected to have, from the starts and the recipe alone.
 
@@ -255,47 +269,50 @@ def expected(experiment: Experiment) -> list[dict[str, Any]]:
         raise RecipeError(
             f"{experiment.name}: the expected overlap is that of AdamW on all weights, without weight decay"
         )
-    warm = max(recipe.optimizer.warmup_steps, 1)
-    shares = [min(step / warm, 1.0) ** 2 for step in range(1, recipe.steps + 1)]
-    probabilities = change_probabilities(recipe.optimizer.learning_rate * sum(shares) ** 0.5)
-    checkpoint = open_checkpoint(locate(experiment.base))
-    slots = checkpoint.architecture.slots()
-    rows = []
-    for name in experiment.scrambled_arms:
-        arm = experiment.arms[name]
-        drawn = draw(checkpoint, choose(checkpoint, arm.scrambles, None), arm.scramble_seed, "0")
-        acted: dict[tuple[int | None, str], str] = {}
-        for symmetry, layers in choose(checkpoint, arm.scrambles, None):
-            for tensor in draw(checkpoint, [(symmetry, layers)], 0, "0").transform.actions:
-                place = slots[tensor].number, slots[tensor].module
-                acted[place] = f"{acted[place]} + {symmetry.name}" if place in acted else symmetry.name
-        sums: dict[tuple[str, str], Expected] = {}
-        for tensor in checkpoint.parameters:
-            slot, storage = slots[tensor], checkpoint.storage(tensor)
-            words = checkpoint.words(tensor)
-            image, action = words, drawn.transform.actions.get(tensor)
-            if action:
-                source = checkpoint.words(action.source)
-                image, _ = rounded(tensor, source, storage, action.layout, slot.sizes, action.elements)
-            own, other = bf16_words(words, storage), bf16_words(image, storage)
-            treatment = acted.get(
-                (slot.number, slot.module), UNTREATED if slot.number is not None else OUTSIDE
-            )
-            for contrast, second in (("base", own), ("arm", other)):
-                found = expected_overlap(own, second, probabilities)
-                sums[contrast, treatment] = sums.get((contrast, treatment), Expected()) + found
-        base = experiment.base_arm
-        rows += [
-            {
-                "arm": name,
-                "contrast": f"{base} x {base if contrast == 'base' else name}",
-                "treatment": treatment,
-                "n": found.n,
-                "density_a": found.a / found.n,
-                "density_b": found.b / found.n,
-                "expected_chance": found.chance_jaccard,
-                "expected_jaccard": found.jaccard,
-            }
-            for (contrast, treatment), found in sums.items()
-        ]
-    return rows
+    probabilities = change_probabilities(noise_of(recipe))
+    base, checkpoint = experiment.base_arm, open_checkpoint(locate(experiment.base))
+    return [
+        {
+            "arm": name,
+            "contrast": f"{base} x {other}",
+            "treatment": label,
+            "n": found.n,
+            "density_a": found.a / found.n,
+            "density_b": found.b / found.n,
+            "expected_chance": found.chance_jaccard,
+            "expected_jaccard": found.jaccard,
+        }
+        for name in experiment.scrambled_arms
+        for label, both in _expected_of(checkpoint, experiment.arms[name], probabilities).items()
+        for other, found in zip((base, name), both, strict=True)
+    ]
+
+
+def _expected_of(
+    checkpoint: Checkpoint, arm: Arm, probabilities: Float64[np.ndarray, "32768"]
+) -> dict[str, tuple[Expected, Expected]]:
+    """By treatment: counts of two runs of the base, and of one of the base and one of the arm."""
+    chosen, slots = choose(checkpoint, arm.scrambles, None), checkpoint.architecture.slots()
+    actions = draw(checkpoint, chosen, arm.scramble_seed, "0").transform.actions
+    names: dict[tuple[int | None, str], list[str]] = {}
+    for one in chosen:
+        for tensor in draw(checkpoint, [one], arm.scramble_seed, "0").transform.actions:
+            held = names.setdefault((slots[tensor].number, slots[tensor].module), [])
+            if one[0].name not in held:
+                held.append(one[0].name)
+    sums: dict[str, tuple[Expected, Expected]] = {}
+    for tensor in checkpoint.parameters:
+        slot, storage, words = slots[tensor], checkpoint.storage(tensor), checkpoint.words(tensor)
+        image = words
+        if action := actions.get(tensor):
+            source = checkpoint.words(action.source)
+            image, _ = rounded(tensor, source, storage, action.layout, slot.sizes, action.elements)
+        own, other = bf16_words(words, storage), bf16_words(image, storage)
+        held = names.get((slot.number, slot.module), [])
+        label = " + ".join(held) or (OUTSIDE if slot.number is None else UNTREATED)
+        home, crossed = sums.get(label, (Expected(), Expected()))
+        sums[label] = (
+            home + expected_overlap(own, own, probabilities),
+            crossed + expected_overlap(own, other, probabilities),
+        )
+    return sums

@@ -8,12 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import get_scheduler
 
 from scramble.checkpoints import open_checkpoint
 from scramble.errors import RecipeError
 from scramble.interventions.columns import TABLES
-from scramble.interventions.experiment import UNTREATED, expected, prepare, read_experiment
+from scramble.interventions.experiment import (
+    OUTSIDE,
+    UNTREATED,
+    expected,
+    noise_of,
+    prepare,
+    read_experiment,
+    treatment,
+)
 from scramble.measures.updates.expected import change_probabilities
+from scramble.runs.recipe.recipe import Recipe
 from tests.conftest import Command
 from tests.experiments import RECIPE, write
 from tests.models import Tiny, digest, with_tokenizer
@@ -93,3 +103,34 @@ def test_a_plan_says_what_its_arms_cannot_tell(path: Path, tmp_path: Path, comma
     said = command("experiment", "plan", alone, "--out", tmp_path / "out", "--format", "json")
     assert "bf16 rounding" in said.json["meta"]["caution"]
     assert "cannot tell" in said.err
+
+
+@pytest.mark.parametrize("family", ["qwen2", "mixtral"])  # biases; a tensor an expert
+def test_a_treatment_is_named_once_however_many_tensors_it_touches(family: str, tmp_path: Path) -> None:
+    with_tokenizer(Tiny(family, 3, 2, 8, layers=2, seed=1).save(tmp_path / "base", torch.bfloat16))
+    arms = {
+        "base": [],
+        "other": ["vo-rotation:layers=0", "neuron-permutation:layers=0,1", "vo-scaling:layers=0"],
+    }
+    experiment = read_experiment(write(tmp_path, arms=arms))
+    named = {row["treatment"] for row in expected(experiment)} - {UNTREATED, OUTSIDE}
+    assert named == {"vo-rotation + vo-scaling", "neuron-permutation"}
+    (run,) = {run.start for run in prepare(experiment, tmp_path / "out") if run.arm == "other"}
+    assert named == set(treatment(run, tmp_path / "base").values())
+
+
+@pytest.mark.parametrize(("warmup", "steps"), [(0, 5), (1, 5), (3, 5), (8, 5)])
+def test_the_size_of_the_noise_is_that_of_the_learning_rates_of_the_run(warmup: int, steps: int) -> None:
+    """As the scheduler that trains gives them, update by update."""
+    recipe = Recipe.model_validate(
+        {**RECIPE, "model": "m", "steps": steps, "fp32_steps": []}
+        | {"optimizer": {"learning_rate": 1e-3, "warmup_steps": warmup}}
+    )
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    schedule = get_scheduler("constant_with_warmup", optimizer, num_warmup_steps=warmup)
+    total = 0.0
+    for _ in range(steps):
+        total += schedule.get_last_lr()[0] ** 2
+        optimizer.step()
+        schedule.step()
+    assert noise_of(recipe) == pytest.approx(total**0.5, rel=1e-12)
