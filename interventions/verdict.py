@@ -192,8 +192,8 @@ def _in_place(where: str, base: str, arm: str, home: Any, raw: Any, back: Any) -
         "rounding lets through."
     )
     yield (
-        f"The cosine of the updates in the units of {base} is {back.update_cosine:.3f}; between two {base} "
-        f"runs it is {home.update_cosine:.3f}."
+        f"The cosine of the updates is {raw.update_cosine:.3f} as stored and {back.update_cosine:.3f} in the "
+        f"units of {base}; between two {base} runs it is {home.update_cosine:.3f}."
     )
 
 

@@ -229,7 +229,6 @@ def test_draws_are_of_the_group_and_mirrors_are_inverses(kind: Any, seed: int, k
 
 
 def test_rotary_pairs_are_scaled_alike(tmp_path: Path) -> None:
-    """One that is not would turn with the position: verify sees it."""
     base = Tiny("llama", 2, 1, 8, layers=1).save(tmp_path / "base", torch.float32)
     model = open_checkpoint(base).architecture
     (element,) = QkScaling(k=2).draw(model, 3, 0)
