@@ -10,6 +10,7 @@ import pytest
 
 from scramble.interventions.experiment import Experiment
 from scramble.interventions.report import write_report
+from tests.experiments import RECIPE
 from tests.interventions.synthetic import synthetic
 
 pytestmark = pytest.mark.browser
@@ -18,8 +19,8 @@ pytestmark = pytest.mark.browser
 @pytest.fixture
 def experiment() -> Experiment:
     arms = {"base": [], "scrambled": ["vo-rotation:layers=5,9"]}
-    content = {"name": "page", "base": "b", "arms": arms, "seeds": [1, 2], "recipe": {}, "notes": ["A note."]}
-    return Experiment.model_validate(content)
+    content = {"name": "page", "base": "b", "arms": arms, "seeds": [1, 2], "notes": ["A note."]}
+    return Experiment.model_validate(content | {"recipe": RECIPE})
 
 
 def screenshot(path: Path, browser: object) -> np.ndarray:
@@ -38,6 +39,7 @@ def screenshot(path: Path, browser: object) -> np.ndarray:
     assert "4 of 4 runs gained" in body
     assert "0.54 (0.44 to 0.64)" in body
     assert "No conclusion about geometry" in body
+    assert "By design, whatever the values, these arms cannot tell sizes of updates that follow" in body
     assert "nan" not in body.split()
     assert page.evaluate("document.documentElement.scrollWidth") <= 1300
     page.close()
