@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,9 @@ import torch
 
 from tests.conftest import Command
 from tests.models import Tiny
+from tests.project.sources import ROOT
+
+DEMO = ROOT / "interventions" / "demo.yaml"
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results" / "demo.md"
@@ -217,3 +221,26 @@ def test_apply_on_the_real_model_is_verified(tmp_path: Path) -> None:
     assert found["verdict"] == "equivalent"
     assert found["weights_off"] == 0
     assert found["storage_error"] < 2 * found["noise_floor"] < 2e-3
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_the_model_is_the_same_whether_or_not_the_hub_may_be_asked(offline: str, tmp_path: Path) -> None:
+    """Its hash names the runs: an own one offline would train finished runs again."""
+    code = (
+        "from scramble.interventions.demo_model import demo_model\n"
+        "from scramble.interventions.experiment import plan, read_experiment\n"
+        "from pathlib import Path\n"
+        f"read = read_experiment(Path({str(DEMO)!r}), base=str(demo_model()))\n"
+        "print([run.folder.path.name for run in plan(read, Path('out')) if run.arm == 'base'])\n"
+    )
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "HF_HUB_OFFLINE": offline}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert done.stdout.strip() == "['demo-base-seed1-4757c2904a22', 'demo-base-seed2-d07d66676959']"
