@@ -82,7 +82,7 @@ def _convert(gguf: Path, target: Path) -> None:
     logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # Whether this environment is offline would stand in tokenizer_config.json, and so in the hash of the start.
+    # Whether this environment is offline would stand in tokenizer_config.json, and so in the start's hash.
     tokenizer.init_kwargs["local_files_only"] = False
     unquantized(model)
     model.to(torch.bfloat16).save_pretrained(target)

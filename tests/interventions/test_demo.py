@@ -16,11 +16,9 @@ import torch
 
 from tests.conftest import Command
 from tests.models import Tiny
-from tests.project.sources import ROOT
-
-DEMO = ROOT / "interventions" / "demo.yaml"
 
 ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "interventions" / "demo.yaml"
 PAGE = ROOT / "docs" / "results" / "demo.md"
 RECORDED = ROOT / "docs" / "assets" / "demo.csv"
 ENDS = Path(__file__).with_name("demo.json")
